@@ -12,6 +12,7 @@ from onnx_fp16fix.errors import Problem, UsageError
 from onnx_fp16fix.outcome import Outcome
 from onnx_fp16fix.pipeline.accuracy import admit_floor, mend_accuracy, simulate
 from onnx_fp16fix.pipeline.arguments import check_arguments
+from onnx_fp16fix.pipeline.channels import equalize_channels
 from onnx_fp16fix.pipeline.conclude import TensorRTMode, conclude
 from onnx_fp16fix.pipeline.findings import nan_findings, plan_findings
 from onnx_fp16fix.pipeline.prepare import ModelSource, Run, calibrated, inline_functions
@@ -60,6 +61,9 @@ def fix(
     base = inline_functions(run.model)
     view, table = calibrated(run, base)
     run.document.findings += nan_findings(view.main, table)
+    if (equalized := equalize_channels(run, view, table, margin)) is not None:
+        base = equalized
+        view, table = calibrated(run, base)
     with progress.step("plan"):
         state = State(base, view, table, margin, make_plan(view.main, table, margin=margin))
     findings = plan_findings(state.scope, state.plan, "fixed")
