@@ -55,6 +55,37 @@ def test_an_island_cannot_swallow_a_graph_output(tmp_path):
     assert record(found).reason == "'case/Exp' leaves its graph without fitting FP16"
 
 
+UPSTREAM = "f = Cast(i, to=1)\na = f * w\nc = Concat(a, a, axis=0)\ny = Cos(c)\nIdentity(y)"
+
+
+def upstream(tmp_path, options: str, text: str = UPSTREAM, table: RangeTable | None = None, **given: str):
+    rule = load_text(rule_text("Cos(x)", f"action: {{name: fp32-upstream{options}}}"), tmp_path)
+    given = given or {"i": "int64 [4]", "w": "float [4]"}
+    return apply_rules(view(case(text, **given)), rule, table)
+
+
+def test_an_upstream_island_goes_back_to_integers_and_inputs(tmp_path):
+    assert upstream(tmp_path, "").requests[0].fp32_nodes == (((), 0), ((), 1), ((), 2), ((), 3))
+
+
+def test_an_upstream_island_ends_where_values_fit(tmp_path):
+    found = upstream(tmp_path, ", until: absmax(out) <= 8", table=absmax(c=100, a=8, f=100))
+    assert found.requests[0].fp32_nodes == (((), 2), ((), 3))
+
+
+def test_an_upstream_island_leaves_costly_ops_alone(tmp_path):
+    found = upstream(tmp_path, "", "Cos(MatMul(p, q) * 2.0)", p="float [4, 4]", q="float [4, 4]")
+    assert found.requests[0].fp32_nodes == (((), 1), ((), 2))
+
+
+def test_an_upstream_island_is_bounded_and_needs_its_facts(tmp_path):
+    assert record(upstream(tmp_path, ", max_nodes: 2")).reason == (
+        "no value that FP16 holds is reached within 2 nodes"
+    )
+    assert "'until' is unknown" in record(upstream(tmp_path, ", until: absmax(out) <= 8")).reason
+    assert record(upstream(tmp_path, ", of: [z]")).reason == "'z' is not bound in this alternative"
+
+
 def test_rescale_names_captured_and_made_tensors(tmp_path):
     rule = load_text(rule_text("p = MatMul(q, k)\np * 2", "action: {name: rescale}"), tmp_path)
     found = apply_rules(
@@ -64,7 +95,7 @@ def test_rescale_names_captured_and_made_tensors(tmp_path):
 
 
 def test_actions_are_found_by_name_only():
-    assert action_names() == ["fp32-island", "keep-fp32", "rescale"]
+    assert action_names() == ["fp32-island", "fp32-upstream", "keep-fp32", "rescale"]
     assert find_action("os.system") is None
 
 

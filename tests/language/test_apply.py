@@ -291,3 +291,12 @@ def test_a_node_copied_for_one_rule_is_left_alone_by_another(tmp_path):
         ("TEST001", "applied"),
         ("TEST002", "shadowed"),
     ]
+
+
+def test_the_last_line_may_name_the_result_so_that_guards_can_ask_about_it(tmp_path):
+    rules = load_text(
+        rule_text("y = Exp(x)\ny", "replace: [{with: Exp(x)}]", where='["absmax(y) > 10"]'), tmp_path
+    )
+    model = case("y = Exp(x)\nNeg(y)", x="float [4]")
+    assert record(apply_rules(view(model), rules, absmax(y=20))).status == "applied"
+    assert record(apply_rules(view(model), rules, absmax(y=5))).clause == "where[0]"

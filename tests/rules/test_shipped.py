@@ -61,7 +61,10 @@ def test_a_hit_keeps_every_bit_in_fp32(rule, case):
     found = apply_rules(view(model), [rule], table)
     result = patched(model, found)
     values = feeds(model, table)
-    np.testing.assert_array_equal(run(result, **values), run(model, **values))
+    if rule.equal in ("real", "lossy"):
+        np.testing.assert_allclose(run(result, **values), run(model, **values), rtol=rule.tol or 1e-5)
+    else:
+        np.testing.assert_array_equal(run(result, **values), run(model, **values))
 
 
 @pytest.mark.parametrize(("rule", "case"), HITS, ids=label)
@@ -156,7 +159,9 @@ def _half_op(node: onnx.NodeProto, args: list[np.ndarray]) -> np.ndarray:
     return np.asarray(functions[node.op_type](*args))
 
 
-FP16_MENDED = [(rule, case) for rule, case in HITS if case.clause == "replace[0]" and rule.family != "MASK"]
+_BY_HAND = ("NORM001", "NORM002", "NORM003", "NORM004", "ATTN001", "SUM001")
+"""Rules whose ops ``half`` knows; ``test_exported.py`` simulates the others."""
+FP16_MENDED = [(rule, case) for rule, case in HITS if case.clause == "replace[0]" and rule.id in _BY_HAND]
 
 
 @pytest.mark.parametrize(("rule", "case"), FP16_MENDED, ids=label)

@@ -56,7 +56,8 @@ class _Compiler:
         for name, _ in suite.steps:
             if name.id not in self.read:
                 self.report(name.place, "RULE-NAME", f"'{name.id}' is named but never used in the pattern")
-        if not isinstance(result, Operation | Combination | Either):
+        whole = result.pattern if isinstance(result, Inner) else result
+        if not isinstance(whole, Operation | Combination | Either):
             message = "a pattern must be an operation; a name alone matches everything"
             self.report(suite.result.place, "RULE-PATTERN", message)
         return (result, self.uses) if len(self.problems) == known else None

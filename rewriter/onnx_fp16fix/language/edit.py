@@ -27,6 +27,8 @@ from onnx_fp16fix.model import Names, Patch
 
 __all__ = ["Edit", "ScopeEditor"]
 
+_FLOATS = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16)
+
 
 @dataclass(frozen=True, slots=True)
 class Edit:
@@ -116,11 +118,17 @@ class ScopeEditor:
     def _emitter(self, rule: Rule, match: Match) -> Emitter:
         output = match.root.outputs[0].name
         dtype = self.scope.dtype(output) or self._constant_type(match)
-        if dtype not in (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16):
+        if dtype not in _FLOATS:  # an index, or what a quantizer makes: what it is made from tells
+            dtype = self._captured_type(match)
+        if dtype not in _FLOATS:
             raise Untranslatable(f"the type of '{output}' is not known to be a float type")
         proto = self.scope.model.proto
         base = f"{output}/fp16fix/{rule.id}"
         return Emitter(self.names, self.scope.model.opset, proto.ir_version, base, dtype, rule=rule.id)
+
+    def _captured_type(self, match: Match) -> int:
+        tensors = [binding.tensor for binding in match.bindings.values() if binding.tensor is not None]
+        return next(filter(_FLOATS.__contains__, (self.scope.dtype(t.name) for t in tensors)), 0)
 
     def _constant_type(self, match: Match) -> int:
         """Functions carry no types: a captured constant tells."""
