@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from onnx_fp16fix.cli import options
+from onnx_fp16fix.cli.autocast import translate
 from onnx_fp16fix.cli.execute import execute
 
 if TYPE_CHECKING:
@@ -17,7 +18,14 @@ if TYPE_CHECKING:
 __all__ = ["command"]
 
 
-@click.command("fix")
+class _Fix(click.Command):
+    """Takes AutoCast's option names too, where they mean the same; the help shows ours alone."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, translate(args))
+
+
+@click.command("fix", cls=_Fix)
 @click.argument("model", type=options.PATH)
 @options.output
 @options.data
@@ -27,6 +35,8 @@ __all__ = ["command"]
 @options.tolerance_or_floor
 @options.margin
 @options.rules
+@options.wishes
+@options.allow
 @options.no_verify
 @options.tensorrt
 @options.common

@@ -15,6 +15,7 @@ from onnx_fp16fix.errors import ModelError, Problem, UsageError
 __all__ = [
     "PATH",
     "Target",
+    "allow",
     "beside",
     "choose_target",
     "common",
@@ -32,6 +33,7 @@ __all__ = [
     "tensorrt",
     "tolerance",
     "tolerance_or_floor",
+    "wishes",
 ]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -135,6 +137,80 @@ rules = click.option(
     "--rules", metavar="RULES", help="Rules to use instead of all shipped ones; commas separate."
 )
 no_verify = click.option("--no-verify", is_flag=True, help="Write without proof.")
+
+
+def _to_limits(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> dict[str, float]:
+    """``REGEX=VALUE`` as a mapping; the last ``=`` counts."""
+    limits = {}
+    for value in values:
+        pattern, found, number = value.rpartition("=")
+        try:
+            limits[pattern] = float(number)
+        except ValueError:
+            found = ""
+        if not (found and pattern):
+            message = f"'{value}' is no limit; expected REGEX=VALUE, for instance 'logits.*=3e4'"
+            raise click.BadParameter(message, ctx, param)
+    return limits
+
+
+def _to_share(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
+    """``5%`` or ``0.05``."""
+    try:
+        share = None if value is None else float(value.rstrip("% ")) / (100 if value.endswith("%") else 1)
+    except ValueError:
+        share = -1.0
+    if share is not None and not 0 <= share <= 1:
+        raise click.BadParameter(f"'{value}' is no share; expected for instance 5% or 0.05", ctx, param)
+    return share
+
+
+def _to_list(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> list[str]:
+    """Comma lists, given any number of times."""
+    return [part for value in values for part in split_rules(value)]
+
+
+_OPS: dict[str, Any] = {"multiple": True, "callback": _to_list, "metavar": "OP,OP"}
+wishes = _stack(
+    click.option(
+        "--keep-fp32",
+        multiple=True,
+        metavar="REGEX",
+        help="Keep nodes in FP32 whose names match from the start. Repeatable.",
+    ),
+    click.option("--keep-fp32-ops", **_OPS, help="Keep all nodes of these op types in FP32."),
+    click.option("--force-fp16", multiple=True, metavar="REGEX", help="Run these nodes in FP16. Repeatable."),
+    click.option("--force-fp16-ops", **_OPS, help="Run all nodes of these op types in FP16."),
+    click.option(
+        "--limit",
+        "limits",
+        multiple=True,
+        callback=_to_limits,
+        metavar="REGEX=VALUE",
+        help="Largest magnitude to plan for in tensors of these names, instead of the measured one. Repeatable.",
+    ),
+    click.option(
+        "--max-fp32-flops",
+        callback=_to_share,
+        metavar="5%",
+        help="Share of the FLOPs that FP32 is to have at most; exit code 1 where that cannot be.",
+    ),
+    click.option(
+        "--force", is_flag=True, help="Obey wishes that cannot go well, and report what is at risk."
+    ),
+)
+
+
+def _to_classes(ctx: click.Context, param: click.Parameter, value: str | None) -> list[str] | None:
+    return None if value is None else split_rules(value)
+
+
+allow = click.option(
+    "--allow",
+    callback=_to_classes,
+    metavar="CLASSES",
+    help="Equality classes of rules that may be used: exact,real,context,lossy.  [default: all]",
+)
 
 
 def precision(default: str) -> Callable[[Command], Command]:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Literal
 
 from onnx_fp16fix.document import Finding
 from onnx_fp16fix.pipeline.floor import rounding_floor
+from onnx_fp16fix.pipeline.planning import planned
 from onnx_fp16fix.pipeline.prepare import Run
 from onnx_fp16fix.pipeline.refine import refine, suspects
 from onnx_fp16fix.pipeline.state import Emitted, Io, State, emit
-from onnx_fp16fix.plan import make_plan
 from onnx_fp16fix.simulate import SimulationReport, compare_simulated
 
 __all__ = ["admit_floor", "mend_accuracy", "simulate"]
@@ -40,8 +39,7 @@ def mend_accuracy(
     """The outputs miss the tolerance in simulation: put what loses the accuracy into FP32."""
 
     def attempt(fp32: Mapping[int, str]) -> tuple[State, Emitted]:
-        plan = make_plan(state.scope, state.ranges, margin=state.margin, fp32={**state.wished, **fp32})
-        trial = replace(state, plan=plan)
+        trial = planned(state, fp32)
         return trial, emit(run, trial, "fp16", io)
 
     def measure(fp32: Mapping[int, str]) -> float:
@@ -50,6 +48,8 @@ def mend_accuracy(
     with run.progress.step("refine"):
         fp32 = refine(suspects(state.scope, state.facts, report), report.output_rel_l2, tolerance, measure)
     for index, why in fp32.items():
+        if index in state.half:
+            continue
         node = state.scope.nodes[index]
         run.document.findings.append(
             Finding(

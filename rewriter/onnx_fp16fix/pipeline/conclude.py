@@ -46,12 +46,18 @@ def conclude(
             progress=run.progress,
         )
         run.document.verification = verified.entry
-        if not verified.entry.passed:
+        if not verified.entry.passed and not state.obeyed:
             return run.finish("rejected", emitted.result)
+        findings += [_failed(text) for text in verified.entry.failures]
         findings += left_findings(state.scope, verified.simulation)
     else:
         run.warn("not verified: --no-verify writes the result without proof")
     return run.finish(_status(findings), emitted.result)
+
+
+def _failed(text: str) -> Finding:
+    """What verification found wrong of a result that users force through."""
+    return Finding(name="fp16-forced", kind="precision", severity="error", status="left", message=text)
 
 
 def _status(findings: Sequence[Finding]) -> RunStatus:

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from onnx_fp16fix.calibrate import Source
 from onnx_fp16fix.errors import Problem, UsageError
+from onnx_fp16fix.graph import build_view
 from onnx_fp16fix.outcome import Outcome
 from onnx_fp16fix.pipeline.accuracy import admit_floor, mend_accuracy, simulate
 from onnx_fp16fix.pipeline.arguments import check_arguments
 from onnx_fp16fix.pipeline.channels import equalize_channels
 from onnx_fp16fix.pipeline.conclude import TensorRTMode, conclude
 from onnx_fp16fix.pipeline.findings import nan_findings, plan_findings
+from onnx_fp16fix.pipeline.planning import budget_findings, planned, settle
 from onnx_fp16fix.pipeline.prepare import ModelSource, Run, calibrated, inline_functions
 from onnx_fp16fix.pipeline.rules import RuleStage, load_all, requests_to_plan
 from onnx_fp16fix.pipeline.state import Io, Precision, State, emit
+from onnx_fp16fix.pipeline.wishes import Names, Wishes, gather_wishes
 from onnx_fp16fix.plan import Plan, make_plan
 from onnx_fp16fix.progress import Progress, Silent
 from onnx_fp16fix.verify import Tolerances
@@ -40,6 +43,14 @@ def fix(
     margin: float = 2.0,
     samples: int = 4,
     seed: int = 0,
+    keep_fp32: Names = (),
+    keep_fp32_ops: Names = (),
+    force_fp16: Names = (),
+    force_fp16_ops: Names = (),
+    limits: Mapping[str, float] | None = None,
+    max_fp32_flops: float | None = None,
+    allow: Names | None = None,
+    force: bool = False,
     verify: bool = True,
     tensorrt: TensorRTMode = "auto",
     progress: Progress = _SILENT,
@@ -50,28 +61,50 @@ def fix(
     measuring again. ``rules``: files, folders or packs, all shipped rules if None; the islands they ask for are kept.
     ``precision="fp32"`` gives the rescaled FP32 model for weakly typed engines. ``tolerance``: largest relative L2
     error of an output in simulated FP16; None is 1e-2, or more (with a finding) where FP16's own rounding costs
-    more. ``margin``: factor between calibrated maxima and what FP16 must hold. Raises UserError for whatever a user
-    can mend; a result that fails verification has status ``rejected``.
+    more. ``margin``: factor between calibrated maxima and what FP16 must hold.
+
+    Wishes: ``keep_fp32`` and ``force_fp16`` take regular expressions that match names of main-graph nodes from their
+    start, ``..._ops`` op types. ``limits``: regular expression of tensor names -> largest magnitude to plan for, in
+    place of the measured one. ``max_fp32_flops``: share of the FLOPs that FP32 is to have at most; more than that is a
+    finding left. ``allow``: equality classes of rules that may be used (exact, real, context, lossy; None: all).
+    ``force``: obey a wish that cannot go well, and report what it leaves at risk, instead of refusing it.
+
+    Raises UserError for whatever a user can mend; a result that fails verification has status ``rejected``.
     """
     check_arguments(
         precision=precision, io=io, tensorrt=tensorrt, tolerance=tolerance, margin=margin, samples=samples
     )
+    wishes = gather_wishes(
+        keep_fp32=keep_fp32,
+        keep_fp32_ops=keep_fp32_ops,
+        force_fp16=force_fp16,
+        force_fp16_ops=force_fp16_ops,
+        limits=limits,
+        max_fp32_flops=max_fp32_flops,
+        allow=allow,
+        force=force,
+    )
     run = Run("fix", model, data, progress, samples, seed, ranges)
-    stage = RuleStage(load_all(rules), margin)
+    stage = RuleStage(wishes.allowed(load_all(rules)), margin)
     base = inline_functions(run.model)
+    targets = wishes.targets(build_view(base).main)
     view, table = calibrated(run, base)
+    table = wishes.limited(table, view.main)
     run.document.findings += nan_findings(view.main, table)
     if (equalized := equalize_channels(run, view, table, margin)) is not None:
-        base = equalized
+        base = equalized  # the same nodes at the same places
         view, table = calibrated(run, base)
+        table = wishes.limited(table, view.main, strict=False)
+    state = State(
+        base, view, table, margin, Plan(), dict(targets.keep), dict(targets.half), {}, max_fp32_flops
+    )
     with progress.step("plan"):
-        state = State(base, view, table, margin, make_plan(view.main, table, margin=margin))
+        state = settle(run, state, force=force)
     findings = plan_findings(state.scope, state.plan, "fixed")
-    state = _improve(run, state, stage)
-    if rules is not None and (wished := stage.wishes(state.view, state.ranges)):
+    state = _improve(run, state, stage, wishes)
+    if rules is not None and (asked := stage.wishes(state.view, state.ranges)):
         with progress.step("plan again"):
-            plan = make_plan(state.scope, state.ranges, margin=margin, fp32=wished)
-        state = replace(state, plan=plan, wished=wished)
+            state = planned(replace(state, wished={**asked, **state.wished}))
     run.document.findings += [*findings, *stage.findings()]
     run.document.rules = stage.entries()
     emitted = emit(run, state, precision, io)
@@ -83,6 +116,7 @@ def fix(
             report = simulate(run, emitted)
         if tolerance is None and limit < report.output_rel_l2 < math.inf:
             limit = admit_floor(run, report.output_rel_l2, limit)
+    run.document.findings += budget_findings(state)
     tolerances = Tolerances(limit, max(Tolerances().fp32, stage.tolerance))
     return conclude(run, state, emitted, tolerances, verify, tensorrt, report)
 
@@ -131,9 +165,12 @@ def apply(
     return conclude(run, state, emitted, Tolerances(tolerance, stage.tolerance), verify, tensorrt)
 
 
-def _improve(run: Run, state: State, stage: RuleStage) -> State:
-    """Try rules at the nodes where the exact plan pays; keep what they do if the plan gets cheaper."""
-    costly = state.plan.costly_nodes()
+def _improve(run: Run, state: State, stage: RuleStage, wishes: Wishes) -> State:
+    """Try rules at the nodes where the exact plan pays; keep what they do if the plan gets cheaper.
+
+    Nodes that the user spoke of are not rewritten.
+    """
+    costly = state.plan.costly_nodes() - state.wished.keys() - state.half.keys()
     if not costly or not stage.rules:
         return state
     with run.progress.step("rules"):
@@ -142,13 +179,33 @@ def _improve(run: Run, state: State, stage: RuleStage) -> State:
         stage.discard()
         return state
     view, ranges = calibrated(run, trial)
-    with run.progress.step("plan again"):
-        plan = make_plan(view.main, ranges, margin=state.margin)
-    if plan.cost >= state.plan.cost:
+    ranges = wishes.limited(ranges, view.main, strict=False)
+    better = _follow(state, replace(state, model=trial, view=view, ranges=ranges))
+    if better is not None:
+        with run.progress.step("plan again"):
+            better = planned(better)
+    if better is None or better.plan.cost >= state.plan.cost:
         stage.discard()
         return state
     stage.keep()
-    return State(trial, view, ranges, state.margin, plan)
+    return better
+
+
+def _follow(before: State, after: State) -> State | None:
+    """The wishes at the places of their nodes in a rewritten model; None where one of the nodes is gone."""
+    if not (before.wished or before.half):
+        return after
+    places = {node.outputs[0].name: node.index for node in after.scope.nodes}
+
+    def moved(wishes: Mapping[int, str]) -> dict[int, str]:
+        return {places[before.scope.nodes[index].outputs[0].name]: why for index, why in wishes.items()}
+
+    try:
+        return replace(
+            after, wished=moved(before.wished), half=moved(before.half), obeyed=moved(before.obeyed)
+        )
+    except KeyError:
+        return None
 
 
 def _apply_rules(run: Run, state: State, stage: RuleStage) -> State:

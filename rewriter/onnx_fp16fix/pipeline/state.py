@@ -32,7 +32,12 @@ class State:
     margin: float
     plan: Plan = field(default_factory=Plan)
     wished: dict[int, str] = field(default_factory=dict)
-    """Nodes that the user's rules keep in FP32, with the reason."""
+    """Nodes that the user or the user's rules keep in FP32, with the reason."""
+    half: dict[int, str] = field(default_factory=dict)
+    """Nodes that the user wants in FP16, with the wish in words."""
+    obeyed: dict[int, str] = field(default_factory=dict)
+    """Those of them that FP16 cannot hold, with the reason."""
+    max_fp32_flops: float | None = None
 
     @property
     def scope(self) -> ScopeView:

@@ -16,11 +16,12 @@ from collections.abc import Mapping, Sequence, Set
 
 import onnx_graphsurgeon as gs
 
-from onnx_fp16fix.operators import Relation
+from onnx_fp16fix.operators import Relation, flops
 from onnx_fp16fix.plan.facts import Facts, NodeView
 from onnx_fp16fix.plan.need import Need
 from onnx_fp16fix.plan.prices import Prices
 from onnx_fp16fix.plan.problem import Problem, operands_of
+from onnx_fp16fix.plan.program import combine
 from onnx_fp16fix.plan.region import prone_to_fp32
 from onnx_fp16fix.plan.rows import operand_rows, relation_rows, tensor_rows
 from onnx_fp16fix.plan.tolerate import overflow_tolerant
@@ -39,12 +40,15 @@ def build_problem(
     prices: Prices,
     *,
     all_prone: bool = False,
+    half: Set[int] = frozenset(),
+    max_fp32_flops: float | None = None,
 ) -> Problem:
     """Variables and rows for the nodes of a region; everything outside stays FP16 at exponent 0.
 
     Only nodes that scaling may not save get the choice of FP32, unless ``all_prone``: fewer choices, faster answer.
+    ``half``: nodes that run in FP16. ``max_fp32_flops``: share of all FLOPs that FP32 may have.
     """
-    problem = Problem(facts, views, relations, need, nodes, forced, prices)
+    problem = Problem(facts, views, relations, need, nodes, forced, prices, half=half)
     problem.bound = largest_exponent(problem)
     problem.tolerant = overflow_tolerant(facts, relations)
     prone = nodes if all_prone else prone_to_fp32(facts, views, relations, need, nodes, forced)
@@ -58,7 +62,19 @@ def build_problem(
         operand_rows(problem, index)
     for tensor in tensors:
         tensor_rows(problem, tensor)
+    if max_fp32_flops is not None:
+        _limit_flops(problem, max_fp32_flops)
     return problem
+
+
+def _limit_flops(problem: Problem, share: float) -> None:
+    counts = [flops(view) for view in problem.views]
+    total = sum(counts)
+    if total:
+        fp32 = combine(
+            (problem.precision(index), count / total) for index, count in enumerate(counts) if count
+        )
+        problem.program.row(fp32, upper=share)
 
 
 def _tensors(problem: Problem) -> list[gs.Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from itertools import product
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +22,7 @@ from onnx_fp16fix.plan.problem import Problem, operands_of
 from onnx_fp16fix.plan.region import region
 from onnx_fp16fix.plan.risk import Risk, find_risks
 
-__all__ = ["make_plan"]
+__all__ = ["flops_share", "make_plan"]
 
 
 def make_plan(
@@ -33,13 +34,17 @@ def make_plan(
     only: Collection[str] | None = None,
     prices: Prices | None = None,
     time_limit: float | None = None,
+    fp16: Collection[int] = (),
+    max_fp32_flops: float | None = None,
 ) -> Plan:
     """Plan the main graph.
 
     ``margin``: factor between calibrated maxima and what FP16 must hold. ``fp32``: nodes to keep in FP32 with the
     reason (islands asked for by rules). ``only``: tensors whose risk counts (the rules' ``rescale``); None = all.
-    ``time_limit``: seconds for the solver; None lets it grow with the program. A graph without risk gives an empty
-    plan apart from nodes that cannot run in FP16 at all.
+    ``time_limit``: seconds for the solver; None lets it grow with the program. ``fp16``: nodes that are not to become
+    FP32; where no plan does without, they do. ``max_fp32_flops``: share of all FLOPs that FP32 is to have at most; a
+    plan with more is better than none. A graph without risk gives an empty plan apart from nodes that cannot run in
+    FP16 at all.
     """
     facts = Facts(scope, ranges, margin)
     prices = prices or Prices()
@@ -54,14 +59,17 @@ def make_plan(
         {view.node.index for view in views if not view.slots.fp16 and operands_of(view)} if seeds else set()
     )
     nodes = region(facts, views, relations, seeds)
-    problem = build_problem(facts, views, relations, need, nodes, forced, prices)
-    values = problem.program.solve(time_limit)
-    if values is None:  # scaling alone has no answer somewhere: let every node of the region choose FP32
-        problem = build_problem(facts, views, relations, need, nodes, forced, prices, all_prone=True)
+    # where scaling alone has no answer somewhere every node of the region may choose FP32; a budget goes last
+    budgets = (None,) if max_fp32_flops is None else (max_fp32_flops, None)
+    for budget, all_prone in product(budgets, (False, True)):
+        problem = build_problem(
+            facts, views, relations, need, nodes, forced, prices,
+            all_prone=all_prone, half=frozenset(fp16), max_fp32_flops=budget,
+        )  # fmt: skip
         values = problem.program.solve(time_limit)
-    if values is None:
-        return _all_fp32(problem, risks)
-    return _read(problem, values, risks, need)
+        if values is not None:
+            return _read(problem, values, risks, need)
+    return _all_fp32(problem, risks)
 
 
 def _read(problem: Problem, values: npt.NDArray[np.float64], risks: tuple[Risk, ...], need: Need) -> Plan:
@@ -101,7 +109,7 @@ def _read(problem: Problem, values: npt.NDArray[np.float64], risks: tuple[Risk, 
         muls_why={slot: reason_for_mul(problem, slot) for slot in muls},
         raised=frozenset(slot for slot in need.raised if slot[0] not in reasons),
         lost_bits=_lost_bits(problem, exponents),
-        fp32_flops_share=_flops_share(problem.views, reasons),
+        fp32_flops_share=flops_share(problem.views, reasons),
         cost=float(np.dot(problem.program.cost, values)),
         risks=risks,
     )
@@ -118,7 +126,8 @@ def _lost_bits(problem: Problem, exponents: Mapping[str, int]) -> dict[str, int]
     return lost
 
 
-def _flops_share(views: Sequence[NodeView], fp32: Mapping[int, str]) -> float:
+def flops_share(views: Sequence[NodeView], fp32: Collection[int]) -> float:
+    """Share of all FLOPs that the given nodes have."""
     counts = [flops(view) for view in views]
     total = sum(counts)
     return sum(counts[index] for index in fp32) / total if total else 0.0
@@ -129,5 +138,5 @@ def _all_fp32(problem: Problem, risks: tuple[Risk, ...]) -> Plan:
     why = "no plan was found within the time limit: kept in FP32 to be safe"
     fp32 = dict.fromkeys(problem.nodes, why)
     fp32 |= {v.node.index: why for v in problem.views if problem.is_fp32(v.node.index) and operands_of(v)}
-    share = _flops_share(problem.views, fp32)
+    share = flops_share(problem.views, fp32)
     return Plan(fp32=fp32, fp32_flops_share=share, cost=float("inf"), risks=risks, optimal=False)

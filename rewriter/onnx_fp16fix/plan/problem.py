@@ -46,6 +46,8 @@ class Problem:
     result: dict[int, int] = field(default_factory=dict)
     """d of a tensor whose true value is needed outside, by tensor identity."""
     bound: int = LIMIT
+    half: Set[int] = frozenset()
+    """Nodes without a choice: they run in FP16."""
     tolerant: frozenset[int] = frozenset()
     """Tensors whose overflow does no harm, by identity."""
 

@@ -39,9 +39,11 @@ def largest_exponent(problem: Problem) -> int:
 def node_variables(problem: Problem, index: int, prone: bool) -> None:
     """Precision of the node, if it has a choice, and exponents or shifts of its inputs."""
     view, program, prices = problem.views[index], problem.program, problem.prices
-    if not problem.is_fp32(index) and (maker := _moves_data_of(problem, view)) is not None:
+    if problem.is_fp32(index) or index in problem.half:
+        pass  # there is nothing to choose
+    elif (maker := _moves_data_of(problem, view)) is not None:
         problem.follows[index] = maker
-    elif not problem.is_fp32(index) and prone:
+    elif prone:
         numel = sum(view.numel(operand) for operand in operands_of(view))
         problem.fp32[index] = program.variable(
             0, 1, prices.fp32(numel, flops(view), _moves_data(view)), integer=True

@@ -1,0 +1,192 @@
+"""What users ask of a plan by name: nodes to keep in FP32 or in FP16, ranges to assume, which rules may be used."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
+
+from onnx_fp16fix.calibrate import RangeTable, TensorRange
+from onnx_fp16fix.errors import Problem, UsageError
+from onnx_fp16fix.graph import ScopeView
+from onnx_fp16fix.language import Rule
+from onnx_fp16fix.language.build_rule import EQUAL
+from onnx_fp16fix.language.operations import closest, is_known, similar_ops
+
+__all__ = ["Names", "Targets", "Wishes", "gather_wishes"]
+
+Names = str | Sequence[str]
+"""One regular expression or op type, or several."""
+
+
+@dataclass(frozen=True, slots=True)
+class Targets:
+    """Main-graph nodes that are to stay in FP32 and those that are to run in FP16, each with the wish in words."""
+
+    keep: Mapping[int, str] = field(default_factory=dict)
+    half: Mapping[int, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """Checked wishes. Regular expressions match from the start of a name (``re.match``), as AutoCast's do.
+
+    ``limits``: largest magnitude to assume of the tensors that a regular expression names. ``max_fp32_flops``: share
+    of the model's FLOPs. ``allow``: equality classes of rules, None for all. ``force``: obey what cannot go well.
+    """
+
+    keep_fp32: tuple[str, ...] = ()
+    keep_fp32_ops: tuple[str, ...] = ()
+    force_fp16: tuple[str, ...] = ()
+    force_fp16_ops: tuple[str, ...] = ()
+    limits: Mapping[str, float] = field(default_factory=dict)
+    max_fp32_flops: float | None = None
+    allow: frozenset[str] | None = None
+    force: bool = False
+
+    def allowed(self, rules: tuple[Rule, ...]) -> tuple[Rule, ...]:
+        """The rules whose equality class may be used."""
+        return rules if self.allow is None else tuple(rule for rule in rules if rule.equal in self.allow)
+
+    def targets(self, scope: ScopeView) -> Targets:
+        """The nodes meant. Raises UsageError for a wish that no node answers and for nodes wanted both ways."""
+        problems: list[Problem] = []
+        nodes = {node.index: node.label for node in scope.nodes if node.op != "Constant"}
+        ops = {index: scope.nodes[index].op for index in nodes}
+        keep = {
+            **_by_op(ops, self.keep_fp32_ops, "keep_fp32_ops", problems),
+            **_by_name(nodes, self.keep_fp32, "keep_fp32", problems),
+        }
+        half = {
+            **_by_op(ops, self.force_fp16_ops, "force_fp16_ops", problems),
+            **_by_name(nodes, self.force_fp16, "force_fp16", problems),
+        }
+        both = [index for index in keep if index in half]
+        if both and not self.force:
+            hint = "make one of them narrower; force=True (--force) lets FP16 win"
+            problems += [_contradiction(nodes[i], f"{keep[i]}, but {half[i]}", hint) for i in both]
+        if problems:
+            raise UsageError(problems)
+        return Targets({index: why for index, why in keep.items() if index not in half}, half)
+
+    def limited(self, ranges: RangeTable, scope: ScopeView, *, strict: bool = True) -> RangeTable:
+        """The table with the limits in place of what was measured. ``strict``: raise UsageError where none is meant."""
+        if not self.limits:
+            return ranges
+        names = [t.name for node in scope.nodes for t in (*node.inputs, *node.outputs) if t.name]
+        known = list(dict.fromkeys([*ranges.tensors, *names]))
+        found = dict(ranges.tensors)
+        problems = []
+        for pattern, limit in self.limits.items():
+            meant = [name for name in known if re.match(pattern, name)]
+            found.update((name, _bounded(found.get(name), limit)) for name in meant)
+            if not meant:
+                problems.append(_nothing(f"limits: no tensor is called '{pattern}'", pattern, known))
+        if problems and strict:
+            raise UsageError(problems)
+        return replace(ranges, tensors=found)
+
+
+def gather_wishes(
+    *,
+    keep_fp32: Names = (),
+    keep_fp32_ops: Names = (),
+    force_fp16: Names = (),
+    force_fp16_ops: Names = (),
+    limits: Mapping[str, float] | None = None,
+    max_fp32_flops: float | None = None,
+    allow: Names | None = None,
+    force: bool = False,
+) -> Wishes:
+    """Check the values as users give them; raises UsageError naming every one that makes no sense."""
+    problems: list[Problem] = []
+    limits = dict(limits or {})
+    patterns = {"keep_fp32": _several(keep_fp32), "force_fp16": _several(force_fp16), "limits": tuple(limits)}
+    for option, pattern in ((option, entry) for option, entries in patterns.items() for entry in entries):
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            found = f"{option}: '{pattern}' is no regular expression: {error}"
+            problems.append(
+                Problem("USAGE-VALUE", found, hint="put a \\ before . * + ? ( ) [ ] that you mean")
+            )
+    for pattern, limit in limits.items():
+        if not 0 < limit < math.inf:
+            problems.append(Problem("USAGE-VALUE", f"limits: '{pattern}' is {limit!r}; it must be positive"))
+    if max_fp32_flops is not None and not 0 <= max_fp32_flops <= 1:
+        found = f"max_fp32_flops is {max_fp32_flops!r}; it must be a share between 0 and 1"
+        problems.append(Problem("USAGE-VALUE", found))
+    allowed = None if allow is None else frozenset(_several(allow))
+    for name in sorted((allowed or frozenset()) - set(EQUAL)):
+        expected = ", ".join(EQUAL)
+        problems.append(
+            Problem("USAGE-VALUE", f"allow: '{name}' is none of {expected}", hint=closest(name, EQUAL))
+        )
+    if problems:
+        raise UsageError(problems)
+    return Wishes(
+        patterns["keep_fp32"],
+        _several(keep_fp32_ops),
+        patterns["force_fp16"],
+        _several(force_fp16_ops),
+        limits,
+        max_fp32_flops,
+        allowed,
+        force,
+    )
+
+
+def _several(value: Names) -> tuple[str, ...]:
+    return (value,) if isinstance(value, str) else tuple(value)
+
+
+def _by_name(
+    nodes: Mapping[int, str], patterns: Iterable[str], option: str, problems: list[Problem]
+) -> dict[int, str]:
+    found: dict[int, str] = {}
+    for pattern in patterns:
+        meant = [index for index, label in nodes.items() if re.match(pattern, label)]
+        found.update(dict.fromkeys(meant, f"{option} asks for '{pattern}'"))
+        if not meant:
+            message = f"{option}: no node of the main graph is called '{pattern}'"
+            problems.append(_nothing(message, pattern, nodes.values()))
+    return found
+
+
+def _by_op(
+    ops: Mapping[int, str], wanted: Iterable[str], option: str, problems: list[Problem]
+) -> dict[int, str]:
+    """Op types of ONNX that the model does not have are no mistake: lists of them serve many models."""
+    present = set(ops.values())
+    for name in wanted:
+        if name not in present and not is_known(name):
+            similar = closest(name, present) or (
+                f"did you mean '{op}'?" if (op := similar_ops(name)) else None
+            )
+            problems.append(Problem("USAGE-WISH", f"{option}: there is no op type '{name}'", hint=similar))
+    return {index: f"{option} asks for {op}" for index, op in ops.items() if op in set(wanted)}
+
+
+def _nothing(message: str, pattern: str, known: Iterable[str]) -> Problem:
+    names = list(dict.fromkeys(known))
+    plain = re.sub(r"[\\^$*+?()\[\]{}|]", "", pattern).strip(".")
+    inside = [name for name in names if plain and plain in name][:3]
+    near = inside or get_close_matches(plain, names, 3, 0.5)
+    hint = f"it must match from the start of a name; closest: {', '.join(map(repr, near))}" if near else None
+    return Problem("USAGE-WISH", message, hint=hint)
+
+
+def _contradiction(label: str, reason: str, hint: str) -> Problem:
+    return Problem("USAGE-CONTRADICTION", reason, node=label, hint=hint)
+
+
+def _bounded(entry: TensorRange | None, limit: float) -> TensorRange:
+    """The range stretched or cut so that its largest magnitude is ``limit``; signs seen stay what they were."""
+    if entry is None or entry.minimum > entry.maximum or not entry.absmax:
+        return TensorRange(-limit, limit, shape=() if entry is None else entry.shape)
+    low = -limit if entry.minimum < 0 else min(entry.minimum, limit)
+    high = limit if entry.maximum > 0 else max(entry.maximum, -limit)
+    smallest, mean = min(entry.smallest, limit), min(entry.mean_abs, limit)
+    return replace(entry, minimum=low, maximum=high, smallest=smallest, mean_abs=mean, exact_sum=None)
