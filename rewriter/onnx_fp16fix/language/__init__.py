@@ -5,6 +5,7 @@ from onnx_fp16fix.language.load import load_rules, packs, select_rules
 from onnx_fp16fix.language.request import PlanRequest
 from onnx_fp16fix.language.rule import Rule
 from onnx_fp16fix.language.run import MatchRecord, RuleRun, RuleStats
+from onnx_fp16fix.language.target import Target, parse_target
 
 __all__ = [
     "MatchRecord",
@@ -12,8 +13,10 @@ __all__ = [
     "Rule",
     "RuleRun",
     "RuleStats",
+    "Target",
     "apply_rules",
     "load_rules",
     "packs",
+    "parse_target",
     "select_rules",
 ]

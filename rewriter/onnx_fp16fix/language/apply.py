@@ -14,19 +14,20 @@ from typing import TYPE_CHECKING, Any
 import onnx_graphsurgeon as gs
 
 from onnx_fp16fix.graph import GraphView, ScopeView
-from onnx_fp16fix.language.edit import ScopeEditor
+from onnx_fp16fix.language.edit import Edit, ScopeEditor
 from onnx_fp16fix.language.emitter import Untranslatable
 from onnx_fp16fix.language.expression import Expr
 from onnx_fp16fix.language.facts import MatchFacts, Ranges
 from onnx_fp16fix.language.guard import Unknown, evaluate, is_true
 from onnx_fp16fix.language.match import Binding, Match, Matcher
 from onnx_fp16fix.language.pattern import Pattern
-from onnx_fp16fix.language.registry import Call, ModelAction, NotPossible, find_action
+from onnx_fp16fix.language.registry import Call, ModelAction, NotPossible, RewriteAction, find_action
 from onnx_fp16fix.language.request import PlanRequest
 from onnx_fp16fix.language.roots import needed_ops, root_ops
 from onnx_fp16fix.language.rule import Rule, Variant
 from onnx_fp16fix.language.run import MatchRecord, RuleRun, RuleStats
 from onnx_fp16fix.language.shapes import bind_sizes
+from onnx_fp16fix.language.target import Target
 from onnx_fp16fix.language.whole_model import ask_for_model
 from onnx_fp16fix.model import Names, ScopePath
 
@@ -42,16 +43,16 @@ def apply_rules(
     ranges: RangeTable | None,
     *,
     margin: float = 1.0,
-    targets: Collection[str] = (),
+    targets: Collection[str | Target] = (),
     only_nodes: Collection[tuple[ScopePath, int]] | None = None,
 ) -> RuleRun:
     """Match all rules in all scopes and write what applies; the view and its model stay as they are.
 
     ``margin`` widens measured ranges (2 means: real data may be twice as large). A rule with ``targets`` runs only
-    when one of them is asked for. ``only_nodes``: matches that touch none of these (scope, node index) are passed over
-    without a record.
+    when one of them is asked for, by name or with its version. ``only_nodes``: matches that touch none of these
+    (scope, node index) are passed over without a record.
     """
-    run = _Pass(view, Ranges(view, ranges, margin), tuple(targets), only_nodes)
+    run = _Pass(view, Ranges(view, ranges, margin), targets, only_nodes)
     for rule in order_rules(rules):
         run.rule(rule)
     return run.result()
@@ -98,11 +99,18 @@ class _Site:
     match: Match
     facts: MatchFacts
 
+    @property
+    def target(self) -> Target | None:
+        """What the model is made for, as far as the rule names it."""
+        return self.facts.target
+
     def evaluate(self, expr: Expr, out: gs.Tensor) -> Any:
         """Value of a guard in which ``out`` is this tensor."""
         bindings = {**self.match.bindings, "out": Binding(out)}
         match = Match(self.match.scope, self.match.root, self.match.nodes, bindings, self.match.rest)
-        facts = MatchFacts(match, self.facts.matcher, self.facts.ranges, self.facts.variables, "")
+        facts = MatchFacts(
+            match, self.facts.matcher, self.facts.ranges, self.facts.variables, self.facts.target
+        )
         facts.lets, facts.sizes, facts.fixed = self.facts.lets, self.facts.sizes, self.facts.fixed
         return evaluate(expr, facts)
 
@@ -112,10 +120,12 @@ class _Pass:
         self,
         view: GraphView,
         ranges: Ranges,
-        targets: tuple[str, ...],
+        targets: Collection[str | Target],
         only_nodes: Collection[tuple[ScopePath, int]] | None,
     ) -> None:
-        self.view, self.ranges, self.targets, self.only_nodes = view, ranges, targets, only_nodes
+        self.view, self.ranges, self.only_nodes = view, ranges, only_nodes
+        asked = [Target(target) if isinstance(target, str) else target for target in targets]
+        self.targets = {target.name: target for target in asked}
         names = Names(view.model)
         self.scopes = [_open_scope(scope, names) for scope in view]
         self.records: list[MatchRecord] = []
@@ -170,7 +180,7 @@ class _Pass:
         return any((match.scope.path, index) in self.only_nodes for index in match.nodes)
 
     def _decide(self, rule: Rule, scope: _Scope, match: Match) -> MatchRecord:
-        target = next((name for name in rule.targets if name in self.targets), "")
+        target = next((self.targets[name] for name in rule.targets if name in self.targets), None)
         facts = MatchFacts(match, scope.matcher, self.ranges, rule.variables, target)
         problem = bind_sizes(rule, match, facts)
         if problem is not None:
@@ -202,17 +212,32 @@ class _Pass:
         self, rule: Rule, variant: Variant, scope: _Scope, match: Match, facts: MatchFacts, clause: str
     ) -> MatchRecord:
         if variant.action is not None:
-            return self._act(rule, variant, match, facts, clause)
+            return self._act(rule, variant, scope, match, facts, clause)
         try:
             edit = scope.editor.write(rule, variant, match, facts)
         except Untranslatable as reason:
             return self._record(rule, match, facts, "skipped", str(reason), clause)
+        return self._written(rule, scope, match, facts, edit, rule.summary, clause)
+
+    def _written(
+        self,
+        rule: Rule,
+        scope: _Scope,
+        match: Match,
+        facts: MatchFacts,
+        edit: Edit,
+        reason: str,
+        clause: str,
+        **more: Any,
+    ) -> MatchRecord:
         scope.taken.update(dict.fromkeys(edit.taken, rule.id))
         scope.copied.update(dict.fromkeys(edit.copied, rule.id))
         names = {"removed": edit.removed, "added": edit.added, "changed": edit.changed}
-        return self._record(rule, match, facts, "applied", rule.summary, clause, **names)
+        return self._record(rule, match, facts, "applied", reason, clause, **names, **more)
 
-    def _act(self, rule: Rule, variant: Variant, match: Match, facts: MatchFacts, clause: str) -> MatchRecord:
+    def _act(
+        self, rule: Rule, variant: Variant, scope: _Scope, match: Match, facts: MatchFacts, clause: str
+    ) -> MatchRecord:
         assert variant.action is not None
         action = find_action(variant.action.name)
         if action is None or isinstance(
@@ -221,9 +246,17 @@ class _Pass:
             reason = f"no action named '{variant.action.name}' works on a match"
             return self._record(rule, match, facts, "skipped", reason, clause)
         site = _Site(rule.id, self.view, match, facts)
+        call = Call(variant.action.parameters, variant.action.expressions)
         try:
-            request = action.request(site, Call(variant.action.parameters, variant.action.expressions))
-        except NotPossible as problem:
+            if isinstance(action, RewriteAction):
+                emitter = scope.editor.emitter(rule, match)
+                written = action.rewrite(site, call, emitter)
+                edit = scope.editor.place(match, emitter, written.output)
+                return self._written(
+                    rule, scope, match, facts, edit, written.reason, clause, action=action.name
+                )
+            request = action.request(site, call)
+        except (NotPossible, Untranslatable) as problem:
             return self._record(rule, match, facts, "skipped", str(problem), clause)
         self.requests.append(request)
         return self._record(rule, match, facts, "applied", request.reason, clause, action=action.name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from onnx_fp16fix.errors import Problem
+from onnx_fp16fix.errors import Problem, UsageError
 from onnx_fp16fix.language.build_variant import VariantBuilder
 from onnx_fp16fix.language.check import Names, check_guard
 from onnx_fp16fix.language.compile import Uses, compile_pattern
@@ -17,6 +17,7 @@ from onnx_fp16fix.language.parse import parse_expression, parse_suite
 from onnx_fp16fix.language.pattern import Pattern
 from onnx_fp16fix.language.registry import ModelAction, find_action
 from onnx_fp16fix.language.rule import Case, OpsetRange, Rule, Variable
+from onnx_fp16fix.language.target import Target, parse_target
 from onnx_fp16fix.language.yaml_source import Branch, Scalar, Tree
 
 __all__ = ["build_rule"]
@@ -280,7 +281,7 @@ class _Builder:
         if not isinstance(tree, Branch):
             self.fields.report(tree.place, "a test must be a mapping with 'hit' or 'miss'", code="RULE-TYPE")
             return None
-        keys = ("hit", "miss", "given", "uses", "because", "todo", "opset")
+        keys = ("hit", "miss", "given", "uses", "because", "todo", "opset", "target")
         fields = Fields(tree, "a test", keys, self.problems)
         hit, miss = fields.scalar("hit"), fields.scalar("miss")
         source = hit or miss
@@ -291,9 +292,22 @@ class _Builder:
         given = {key.text: value.text for key, value in fields.mapping("given")}
         clause = fields.text("uses") or fields.text("because") or None
         opset = int(fields.number("opset") or 17)
+        target = self.target(fields)
         if suite is None:
             return None
-        return Case(hit is not None, suite, given, clause, fields.text("todo") or None, opset, source.place)
+        return Case(
+            hit is not None, suite, given, clause, fields.text("todo") or None, opset, source.place, target
+        )
+
+    def target(self, fields: Fields) -> Target | None:
+        """What a test is run for, written as for the command: tensorrt:11.2."""
+        source = fields.scalar("target")
+        try:
+            return parse_target(source.text) if source is not None else None
+        except UsageError as error:
+            assert source is not None
+            fields.report(source.place, error.problems[0].message, error.problems[0].hint, "RULE-TYPE")
+            return None
 
 
 def _inner(uses: list[Uses]) -> set[str]:

@@ -128,7 +128,12 @@ def run_case(rule: Rule, case: Case) -> CaseResult:
         return CaseResult(rule.id, case, False, f"the case is no valid model: {error}")
     ranges = {name: entry.range() for name, entry in given.items()}
     table = RangeTable({name: entry for name, entry in ranges.items() if entry is not None}, 1)
-    run = apply_rules(build_view(Model(model)), [replace(rule, after=())], table, targets=rule.targets)
+    run = apply_rules(
+        build_view(Model(model)),
+        [replace(rule, after=())],
+        table,
+        targets=[case.target] if case.target else rule.targets,
+    )
     applied = [record for record in run.records if record.status == "applied"]
     clauses = [record.clause for record in (applied or run.records)] or ["match"]
     if case.hit != bool(applied):

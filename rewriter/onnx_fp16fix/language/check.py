@@ -24,7 +24,7 @@ from onnx_fp16fix.language.rule import Variable
 
 __all__ = ["Names", "check_guard", "check_template"]
 
-ENVIRONMENT = ("opset", "target")
+ENVIRONMENT = ("opset", "target", "target_version")
 
 
 class Names:

@@ -59,12 +59,18 @@ class ScopeEditor:
 
     def write(self, rule: Rule, variant: Variant, match: Match, facts: MatchFacts) -> Edit:
         """Write one match. Raises Untranslatable, with nothing written, when that is not possible."""
-        emitter = self._emitter(rule, match)
+        emitter = self.emitter(rule, match)
         edit = (
             self._replace(rule, variant, match, facts, emitter)
             if variant.template is not None
             else self._set(rule, variant, match, facts, emitter)
         )
+        self._candidates |= match.nodes
+        return edit
+
+    def place(self, match: Match, emitter: Emitter, result: str) -> Edit:
+        """Put nodes that are written already in the place of a match. Raises Untranslatable as ``write`` does."""
+        edit = self._place(match, emitter, result)
         self._candidates |= match.nodes
         return edit
 
@@ -115,7 +121,8 @@ class ScopeEditor:
             for node, _ in self.scope.consumers(tensor)
         )
 
-    def _emitter(self, rule: Rule, match: Match) -> Emitter:
+    def emitter(self, rule: Rule, match: Match) -> Emitter:
+        """Where the new nodes of a match are written. Raises Untranslatable where no float type is known."""
         output = match.root.outputs[0].name
         dtype = self.scope.dtype(output) or self._constant_type(match)
         if dtype not in _FLOATS:  # an index, or what a quantizer makes: what it is made from tells
@@ -165,6 +172,9 @@ class ScopeEditor:
         result = template.operand(template.suite(variant.template))
         for tensor, weight in match.rest:
             result = emitter.call("Mul" if weight > 0 else "Div", "", [result, tensor.name], {})
+        return self._place(match, emitter, result)
+
+    def _place(self, match: Match, emitter: Emitter, result: str) -> Edit:
         output = match.root.outputs[0].name
         if any(result in node.output for node in emitter.nodes):
             emitter.rename(result, output)

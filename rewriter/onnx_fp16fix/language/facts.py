@@ -14,6 +14,7 @@ from onnx_fp16fix.graph import GraphView
 from onnx_fp16fix.language.guard import Unknown
 from onnx_fp16fix.language.match import Binding, Match, Matcher
 from onnx_fp16fix.language.rule import Variable
+from onnx_fp16fix.language.target import Target
 
 if TYPE_CHECKING:  # a table is only asked, so the package that makes it need not be loaded
     from onnx_fp16fix.calibrate.ranges import RangeTable, TensorRange
@@ -65,16 +66,27 @@ class MatchFacts:
     """Facts of one match, for ``guard.evaluate``. ``seen`` collects the known ones for the report."""
 
     def __init__(
-        self, match: Match, matcher: Matcher, ranges: Ranges, variables: Mapping[str, Variable], target: str
+        self,
+        match: Match,
+        matcher: Matcher,
+        ranges: Ranges,
+        variables: Mapping[str, Variable],
+        target: Target | None,
     ) -> None:
         self.match, self.matcher, self.ranges, self.variables = match, matcher, ranges, variables
         self.lets: dict[str, Any] = {}
         self.sizes: dict[str, Any] = {}
         self.seen: dict[str, Any] = {}
-        self.fixed: dict[str, Any] = {"opset": float(match.scope.model.opset), "target": target}
+        self.target = target
+        version = target.version if target is not None else None
+        self.fixed: dict[str, Any] = {
+            "opset": float(match.scope.model.opset),
+            "target": target.name if target is not None else "",
+            "target_version": Unknown(("target_version",)) if version is None else tuple(map(float, version)),
+        }
 
     def name(self, name: str) -> Any:
-        """Value of a let name, a size, an attribute, axes, ``opset`` or ``target``."""
+        """Value of a let name, a size, an attribute, axes, ``opset``, ``target`` or its version."""
         for table in (self.lets, self.sizes, self.fixed):
             if name in table:
                 return table[name]

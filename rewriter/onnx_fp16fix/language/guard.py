@@ -126,7 +126,7 @@ class FactSource(Protocol):
     """Where names and facts come from: a match, or something made up by a test."""
 
     def name(self, name: str) -> Any:
-        """Value of ``opset``, ``target``, a let name, an attribute, axes or a size; Unknown if it is not known."""
+        """Value of ``opset``, ``target`` or its version, a let name, an attribute, axes or a size; else Unknown."""
 
     def fact(self, function: str, subject: str | tuple[int, ...], arguments: Sequence[Any]) -> Any:
         """A fact of FACTS about a captured name (or about axes); Unknown if it is not known."""

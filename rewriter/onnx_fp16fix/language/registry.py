@@ -1,4 +1,4 @@
-"""Named actions: where a rule file meets Python, by registered name only.
+"""Named actions: where a rule file meets Python, by registered name only. They ask the planner, or write nodes.
 
 The language knows the protocol, not the actions. Modules listed in ``PROVIDERS`` are imported when a rule first names
 an action; importing them registers what they offer.
@@ -15,9 +15,11 @@ import onnx_graphsurgeon as gs
 from pydantic import BaseModel
 
 from onnx_fp16fix.graph import GraphView
+from onnx_fp16fix.language.emitter import Emitter
 from onnx_fp16fix.language.expression import Expr
 from onnx_fp16fix.language.match import Match
 from onnx_fp16fix.language.request import PlanRequest
+from onnx_fp16fix.language.target import Target
 from onnx_fp16fix.language.yaml_source import Place
 
 __all__ = [
@@ -26,6 +28,8 @@ __all__ = [
     "ModelAction",
     "ModelSite",
     "NotPossible",
+    "RewriteAction",
+    "Rewritten",
     "Site",
     "action_names",
     "find_action",
@@ -34,9 +38,6 @@ __all__ = [
 
 PROVIDERS: Final = ["onnx_fp16fix.actions"]
 """Modules whose import registers actions."""
-
-_ACTIONS: dict[str, Action | ModelAction] = {}
-_loaded: set[str] = set()
 
 
 class NotPossible(Exception):
@@ -57,6 +58,10 @@ class Site(Protocol):
     @property
     def match(self) -> Match:
         """The match."""
+
+    @property
+    def target(self) -> Target | None:
+        """What the model is made for, as far as the rule names it."""
 
     def evaluate(self, expr: Expr, out: gs.Tensor) -> Any:
         """Value of a guard in which ``out`` is this tensor; Unknown if a fact is missing."""
@@ -82,6 +87,26 @@ class Action(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Rewritten:
+    """The tensor that takes the place of the root's output, and what was done, in words."""
+
+    output: str
+    reason: str
+
+
+@runtime_checkable
+class RewriteAction(Protocol):
+    """A named action that writes other nodes for a match, as ``with`` does, where a formula cannot say them."""
+
+    name: str
+    parameters: type[BaseModel]
+    guards: tuple[str, ...]
+
+    def rewrite(self, site: Site, call: Call, emitter: Emitter) -> Rewritten:
+        """Write nodes into the emitter; they become part of the scope's Patch. Raises NotPossible."""
+
+
+@dataclass(frozen=True, slots=True)
 class ModelSite:
     """The model an action is called for: id and place of the rule, and the view of all scopes."""
 
@@ -102,14 +127,20 @@ class ModelAction(Protocol):
         """What to ask of the planner. Raises RuleFileError where the model is not the one the rule was written for."""
 
 
-def register(action: Action | ModelAction) -> None:
+AnyAction = Action | RewriteAction | ModelAction
+
+_ACTIONS: dict[str, AnyAction] = {}
+_loaded: set[str] = set()
+
+
+def register(action: AnyAction) -> None:
     """Make an action known by its name. Raises ValueError if the name is taken by another one."""
     if _ACTIONS.get(action.name, action) is not action:
         raise ValueError(f"an action named '{action.name}' is registered already")
     _ACTIONS[action.name] = action
 
 
-def find_action(name: str) -> Action | ModelAction | None:
+def find_action(name: str) -> AnyAction | None:
     """The registered action, or None."""
     _load()
     return _ACTIONS.get(name)

@@ -8,6 +8,7 @@ from typing import Any
 
 from onnx_fp16fix.language.expression import Expr, Suite
 from onnx_fp16fix.language.pattern import Pattern
+from onnx_fp16fix.language.target import Target
 from onnx_fp16fix.language.yaml_source import Place
 
 __all__ = ["ActionCall", "Case", "OpsetRange", "Rule", "Variable", "Variant"]
@@ -59,7 +60,8 @@ class OpsetRange:
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One entry of ``tests:``; ``given`` maps a name of the suite to its text, ``because``/``uses`` name a clause."""
+    """One entry of ``tests:``; ``given`` maps a name of the suite to its text, ``because``/``uses`` name a clause,
+    ``target`` is asked for where the case names one, else all of the rule."""
 
     hit: bool
     suite: Suite
@@ -68,6 +70,7 @@ class Case:
     todo: str | None
     opset: int
     place: Place
+    target: Target | None = None
 
 
 @dataclass(frozen=True, slots=True)
