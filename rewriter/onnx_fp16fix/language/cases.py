@@ -37,7 +37,7 @@ _WORDS = ("absmax", "vmin", "vmax", "smallest", "fill")
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """``float [4, D] absmax=300``: type, shape, measured range; ``fill`` makes a constant with zeros and that value."""
+    """``float [4, D] absmax=300``: type, shape, measured range; ``fill`` makes a constant of zeros and that value."""
 
     dtype: int = TensorProto.FLOAT
     shape: tuple[int | str, ...] | None = None
@@ -116,7 +116,8 @@ def build_model(suite: Suite, given: Mapping[str, Given], opset: int = 17) -> on
 
 def _triangle(entry: Given, fill: float) -> Any:
     shape = tuple(int(size) for size in entry.shape or ())
-    return np.triu(np.full(shape, fill, np.float32), 1)
+    values = np.full(shape, fill, np.float32)
+    return np.triu(values, 1) if len(shape) > 1 else values
 
 
 def run_case(rule: Rule, case: Case) -> CaseResult:
