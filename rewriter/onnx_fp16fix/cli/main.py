@@ -23,7 +23,7 @@ __all__ = ["main", "run"]
 
 BUG, INTERRUPTED = 70, 130
 _PROGRAM = "onnx-fp16fix"
-_COMMANDS = ("apply", "fix", "check", "verify", "calibrate", "bisect")
+_COMMANDS = ("apply", "fix", "check", "verify", "calibrate", "bisect", "rules")
 
 
 class _Commands(click.Group):
@@ -77,6 +77,8 @@ def main(args: Sequence[str]) -> int:
         click.echo(f"error: {problem}", err=True)
     if as_json:
         click.echo(data or _error_document(args, code, problems, time.monotonic() - started))
+    elif data is not None:
+        click.echo(data)
     return code
 
 

@@ -272,15 +272,14 @@ class ScopeEditor:
         """Rewrite the matched nodes that see a change; nodes others need too are left, and a copy is made."""
         renamed: dict[str, str] = {}
         changed = self._affected(match, slots)
-        taken: set[int] = set()
+        taken = self._owned(match, changed)
         for index in sorted(changed):
             node = self.scope.nodes[index]
             proto = NodeProto()
             proto.CopyFrom(node.proto)
             for slot, name in enumerate(proto.input):
                 proto.input[slot] = slots.get((index, slot), renamed.get(name, name))
-            if index == match.root.index or self._is_inside(node.outputs, changed):
-                taken.add(index)
+            if index in taken:
                 self.patch.replaced[index] = proto
                 if index != match.root.index:
                     self._new_names(proto, renamed, rule)
@@ -317,13 +316,21 @@ class ScopeEditor:
                 names.update(tensor.name for tensor in node.outputs if tensor.name)
         return changed
 
-    def _is_inside(self, tensors: Iterable[Any], changed: set[int]) -> bool:
+    def _owned(self, match: Match, changed: set[int]) -> set[int]:
+        """Nodes that nothing needs as they are; what a node reads that stays for others stays as well."""
+        owned = {match.root.index}
+        for index in sorted(changed - owned, reverse=True):
+            if self._is_inside(self.scope.nodes[index].outputs, owned):
+                owned.add(index)
+        return owned
+
+    def _is_inside(self, tensors: Iterable[Any], owned: set[int]) -> bool:
         for tensor in tensors:
             if tensor.is_empty():
                 continue
             if self.scope.outside_uses(tensor):
                 return False
-            if any(node.index not in changed for node, _ in self.scope.consumers(tensor)):
+            if any(node.index not in owned for node, _ in self.scope.consumers(tensor)):
                 return False
         return True
 
