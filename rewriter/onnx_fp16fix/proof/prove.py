@@ -295,7 +295,9 @@ def _uses(suite: Suite, op: str) -> int:
     exprs = [*(expr for _, expr in suite.steps), suite.result]
     parts = [part for expr in exprs for part in walk(expr)]
     named = [part for part in parts if isinstance(part, Call) and part.function.rpartition(".")[2] == op]
-    return len(named) + len([part for part in parts if isinstance(part, Binary) and part.op == _SYMBOLS.get(op)])
+    return len(named) + len(
+        [part for part in parts if isinstance(part, Binary) and part.op == _SYMBOLS.get(op)]
+    )
 
 
 def _spread(items: list[_Item], most: int) -> list[_Item]:
