@@ -73,12 +73,13 @@ class ModelEntry(_Section):
 
 
 class OutputEntry(_Section):
-    """The file written; ``bytes`` includes a data file beside it."""
+    """The file written; ``bytes`` includes a data file beside it. ``lock`` is the lock file beside it."""
 
     path: str
     sha256: str
     nodes: int
     bytes: int
+    lock: str | None = None
 
 
 class DataEntry(_Section):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +26,8 @@ class Outcome:
 
     run: RunDocument
     result: Model | None = None
+    make_lock: Callable[[], str] | None = None
+    """Makes the text of the lock file (``fix`` only)."""
 
     @property
     def model(self) -> onnx.ModelProto | None:
@@ -55,6 +58,15 @@ class Outcome:
         if self.result is None:
             raise UsageError(Problem("USAGE-NO-MODEL", f"'{self.run.command}' makes no model to save"))
         return self.result
+
+    def lock(self) -> str:
+        """The lock file's text: ``apply`` of it to the same model gives this result again, without data.
+
+        Raises UsageError for a run that decided nothing (all but ``fix``).
+        """
+        if self.make_lock is None:
+            raise UsageError(Problem("USAGE-NO-LOCK", f"'{self.run.command}' has no lock file"))
+        return self.make_lock()
 
     def save(self, path: str | Path, *, in_place: bool = False) -> None:
         """Write the model, whole or not at all, and note the file in ``run.output``.

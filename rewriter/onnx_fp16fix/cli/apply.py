@@ -41,8 +41,9 @@ def command(
 ) -> tuple[int, str | None]:
     """Apply RULES to MODEL, verify, write.
 
-    RULES is a file, a folder or pack:NAME, several with commas. The result goes to MODEL.fixed.onnx beside the
-    input unless -o says otherwise; where no rule matches it is the input, byte for byte.
+    RULES is a file, a folder or pack:NAME, several with commas, or the lock file of a fix, which says itself what to
+    write. The result goes to MODEL.fixed.onnx beside the input unless -o says otherwise; where no rule matches it is
+    the input, byte for byte.
     """
     target = options.choose_target(model, output, in_place, ".fixed")
     options.refuse_overwriting(

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from onnx_fp16fix.cli.options import Target
 from onnx_fp16fix.cli.progress import TerminalProgress
+from onnx_fp16fix.errors import ModelError, Problem
 
 if TYPE_CHECKING:
     from onnx_fp16fix.outcome import Outcome
@@ -16,16 +19,42 @@ __all__ = ["execute"]
 
 
 def execute(
-    job: Callable[[Progress], Outcome], *, target: Target | None = None, as_json: bool, quiet: bool
+    job: Callable[[Progress], Outcome],
+    *,
+    target: Target | None = None,
+    as_json: bool,
+    quiet: bool,
+    lock: bool = False,
 ) -> tuple[int, str | None]:
-    """Run ``job``, write its model to ``target`` unless rejected; exit code and, with ``as_json``, the document."""
+    """Run ``job``, write its model to ``target`` unless rejected; exit code and, with ``as_json``, the document.
+
+    ``lock``: write the lock file beside the model.
+    """
     progress = TerminalProgress(quiet=quiet)
     outcome = job(progress)
     if target is not None and outcome.model is not None and outcome.run.status != "rejected":
         with progress.step("writing"):
+            text = outcome.lock() if lock and outcome.make_lock is not None else None
             outcome.save(target.path, in_place=target.in_place)
+            if text is not None and outcome.run.output is not None:
+                outcome.run.output.lock = str(_write_lock(target.path, text))
     if not quiet:
         from onnx_fp16fix.cli.tables import show
 
         show(outcome.run)
     return outcome.run.exit_code, outcome.run.to_json() if as_json else None
+
+
+def _write_lock(model: Path, text: str) -> Path:
+    """``OUT.fp16fix.yaml`` beside the model, whole or not at all. Raises ModelError when it cannot be written."""
+    path = model.with_name(f"{model.name}.fp16fix.yaml")
+    staged = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        staged.write_text(text, encoding="utf-8")
+        staged.replace(path)
+    except OSError as error:
+        problem = Problem("MODEL-WRITE", f"the lock file cannot be written: {error.strerror}", file=str(path))
+        raise ModelError(problem) from error
+    finally:
+        staged.unlink(missing_ok=True)
+    return path

@@ -37,6 +37,11 @@ class _Fix(click.Command):
 @options.rules
 @options.wishes
 @options.allow
+@click.option(
+    "--lock/--no-lock",
+    default=True,
+    help="Write OUT.fp16fix.yaml: with it, apply makes the same model again.",
+)
 @options.no_verify
 @options.tensorrt
 @options.common
@@ -47,6 +52,7 @@ def command(
     rules: str | None,
     as_json: bool,
     quiet: bool,
+    lock: bool,
     **fix_options: Any,
 ) -> tuple[int, str | None]:
     """Repair MODEL for FP16: calibrate, plan, rescale, convert, verify, write.
@@ -65,4 +71,4 @@ def command(
         verify = not fix_options.pop("no_verify")
         return pipeline.fix(model, data, chosen, verify=verify, progress=progress, **fix_options)
 
-    return execute(job, target=target, as_json=as_json, quiet=quiet)
+    return execute(job, target=target, as_json=as_json, quiet=quiet, lock=lock)

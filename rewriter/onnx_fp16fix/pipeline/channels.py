@@ -24,8 +24,11 @@ _BYTES = 256 << 20
 Vector = npt.NDArray[np.float64]
 
 
-def equalize_channels(run: Run, view: GraphView, ranges: RangeTable, margin: float) -> Model | None:
-    """The model with exponents per channel where one exponent for all would lose channels; None if nowhere.
+def equalize_channels(
+    run: Run, view: GraphView, ranges: RangeTable, margin: float
+) -> tuple[Model, tuple[ChannelScale, ...]] | None:
+    """The model, and its scales, with exponents per channel where one exponent for all would lose channels;
+    None if nowhere.
 
     Needs data: made-up inputs say little about what a channel holds next to another.
     """
@@ -42,7 +45,7 @@ def equalize_channels(run: Run, view: GraphView, ranges: RangeTable, margin: flo
             return None
         model, done = scale_channels(view.main, scales)
     run.document.findings += [_finding(view.main, scale) for scale in done]
-    return model if done else None
+    return (model, tuple(done)) if done else None
 
 
 def _groups(chains: Sequence[Chain], ranges: RangeTable) -> Iterator[list[Chain]]:

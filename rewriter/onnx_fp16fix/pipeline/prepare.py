@@ -42,6 +42,8 @@ class Run:
     samples: int = 4
     seed: int = 0
     ranges: str | Path | None = None
+    measures: bool = True
+    """Whether anything is concluded from data; if not, none given is no reason for a warning."""
     started: float = field(default_factory=time.perf_counter)
 
     def __post_init__(self) -> None:
@@ -52,7 +54,7 @@ class Run:
         self.dataset: Dataset = open_data(self.data, self.model.proto, seed=self.seed, samples=self.samples)
         self.document.data = DataEntry(source=self.dataset.source, samples=0, random=self.dataset.random)
         self.table = None if self.ranges is None else self._load_ranges(self.ranges)
-        if self.dataset.random and self.table is None:
+        if self.dataset.random and self.table is None and self.measures:
             self.warn(_RANDOM_DATA)
 
     def _load_ranges(self, path: str | Path) -> RangeTable:

@@ -16,8 +16,10 @@ from onnx_fp16fix.pipeline.arguments import check_arguments
 from onnx_fp16fix.pipeline.channels import equalize_channels
 from onnx_fp16fix.pipeline.conclude import TensorRTMode, conclude
 from onnx_fp16fix.pipeline.findings import nan_findings, plan_findings
+from onnx_fp16fix.pipeline.lock import Step, find_lock
 from onnx_fp16fix.pipeline.planning import budget_findings, planned, settle
 from onnx_fp16fix.pipeline.prepare import ModelSource, Run, calibrated, inline_functions
+from onnx_fp16fix.pipeline.replay import locked, replay
 from onnx_fp16fix.pipeline.rules import RuleStage, load_all, requests_to_plan
 from onnx_fp16fix.pipeline.state import Io, Precision, State, emit
 from onnx_fp16fix.pipeline.wishes import Names, Wishes, gather_wishes
@@ -91,12 +93,13 @@ def fix(
     view, table = calibrated(run, base)
     table = wishes.limited(table, view.main)
     run.document.findings += nan_findings(view.main, table)
+    steps: tuple[Step, ...] = ()
     if (equalized := equalize_channels(run, view, table, margin)) is not None:
-        base = equalized  # the same nodes at the same places
+        base, steps = equalized[0], (equalized[1],)  # the same nodes at the same places
         view, table = calibrated(run, base)
         table = wishes.limited(table, view.main, strict=False)
     state = State(
-        base, view, table, margin, Plan(), dict(targets.keep), dict(targets.half), {}, max_fp32_flops
+        base, view, table, margin, Plan(), dict(targets.keep), dict(targets.half), {}, max_fp32_flops, steps
     )
     with progress.step("plan"):
         state = settle(run, state, force=force)
@@ -118,7 +121,8 @@ def fix(
             limit = admit_floor(run, report.output_rel_l2, limit)
     run.document.findings += budget_findings(state)
     tolerances = Tolerances(limit, max(Tolerances().fp32, stage.tolerance))
-    return conclude(run, state, emitted, tolerances, verify, tensorrt, report)
+    outcome = conclude(run, state, emitted, tolerances, verify, tensorrt, report)
+    return locked(run, state, emitted, outcome, precision, io, tolerances)
 
 
 def apply(
@@ -137,7 +141,7 @@ def apply(
     tensorrt: TensorRTMode = "auto",
     progress: Progress = _SILENT,
 ) -> Outcome:
-    """Apply the named rules and nothing else; options as in ``fix``.
+    """Apply the named rules and nothing else; options as in ``fix``. Or a lock file: do what ``fix`` did.
 
     Where no rule matches, the result is the input, byte for byte. FP32 islands that rules ask for exist in a typed
     model only (``precision="fp16"``): a FP32 model cannot hold them.
@@ -145,6 +149,10 @@ def apply(
     check_arguments(
         precision=precision, io=io, tensorrt=tensorrt, tolerance=tolerance, margin=margin, samples=samples
     )
+    if (lock := find_lock(rules)) is not None:
+        return replay(
+            lock, model, data, samples=samples, seed=seed, verify=verify, tensorrt=tensorrt, progress=progress
+        )
     if rules is None or (not isinstance(rules, (str, Path)) and not rules):
         raise UsageError(Problem("USAGE-RULES", "apply needs rules: a file, a folder or pack:NAME"))
     stage = RuleStage(load_all(rules), margin)
@@ -180,7 +188,8 @@ def _improve(run: Run, state: State, stage: RuleStage, wishes: Wishes) -> State:
         return state
     view, ranges = calibrated(run, trial)
     ranges = wishes.limited(ranges, view.main, strict=False)
-    better = _follow(state, replace(state, model=trial, view=view, ranges=ranges))
+    steps = (*state.steps, stage.patches)
+    better = _follow(state, replace(state, model=trial, view=view, ranges=ranges, steps=steps))
     if better is not None:
         with run.progress.step("plan again"):
             better = planned(better)

@@ -15,7 +15,7 @@ from onnx_fp16fix.calibrate import RangeTable
 from onnx_fp16fix.document import Edit, Finding, FindingStatus, RuleEntry
 from onnx_fp16fix.graph import GraphView, ScopeView
 from onnx_fp16fix.language import MatchRecord, PlanRequest, Rule, RuleRun, apply_rules, load_rules
-from onnx_fp16fix.model import Model, ScopePath, apply_patches
+from onnx_fp16fix.model import Model, Patch, ScopePath, apply_patches
 
 __all__ = ["RuleStage", "load_all", "requests_to_plan"]
 
@@ -72,6 +72,11 @@ class RuleStage:
             entry.skipped = stats.skipped
             entry.seconds += stats.seconds
         return apply_patches(view.model, self._last.patches) if self._last.patches else None
+
+    @property
+    def patches(self) -> tuple[Patch, ...]:
+        """What the last run rewrites."""
+        return self._last.patches
 
     def wishes(self, view: GraphView, ranges: RangeTable) -> dict[int, str]:
         """Main-graph nodes that the rules keep in FP32 in this very model; nothing is recorded or rewritten."""

@@ -12,6 +12,7 @@ from onnx_fp16fix.graph import GraphView, ScopeView, build_view
 from onnx_fp16fix.model import Model
 from onnx_fp16fix.pipeline.decisions import plan_entry
 from onnx_fp16fix.pipeline.findings import constant_findings
+from onnx_fp16fix.pipeline.lock import Step
 from onnx_fp16fix.pipeline.prepare import Run
 from onnx_fp16fix.plan import Plan
 from onnx_fp16fix.plan.facts import Facts
@@ -38,6 +39,8 @@ class State:
     obeyed: dict[int, str] = field(default_factory=dict)
     """Those of them that FP16 cannot hold, with the reason."""
     max_fp32_flops: float | None = None
+    steps: tuple[Step, ...] = ()
+    """How ``model`` came from the user's model, functions inlined."""
 
     @property
     def scope(self) -> ScopeView:

@@ -1,0 +1,109 @@
+"""``apply`` of a lock file: what ``fix`` decided, done again without calibration or solving."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from onnx_fp16fix import __version__
+from onnx_fp16fix.calibrate import RangeTable, Source
+from onnx_fp16fix.errors import Problem, RuleFileError
+from onnx_fp16fix.graph import build_view
+from onnx_fp16fix.model import Model, Patch, apply_patches
+from onnx_fp16fix.model.digest import content_digest
+from onnx_fp16fix.outcome import Outcome
+from onnx_fp16fix.pipeline.conclude import TensorRTMode, conclude
+from onnx_fp16fix.pipeline.lock import Lock, Step, lock_text, read_lock
+from onnx_fp16fix.pipeline.prepare import ModelSource, Run, inline_functions
+from onnx_fp16fix.pipeline.state import Emitted, Io, Precision, State, emit
+from onnx_fp16fix.plan.channel_scales import ChannelScale, scale_channels
+from onnx_fp16fix.progress import Progress
+from onnx_fp16fix.verify import Tolerances
+
+__all__ = ["locked", "replay"]
+
+
+def locked(
+    run: Run,
+    state: State,
+    emitted: Emitted,
+    outcome: Outcome,
+    precision: Precision,
+    io: Io,
+    limits: Tolerances,
+) -> Outcome:
+    """The outcome of ``fix`` with its lock file, whose text is made when it is asked for."""
+    verification = run.document.verification
+
+    def text() -> str:
+        lock = Lock(
+            content_digest(run.model),
+            content_digest(emitted.result),
+            precision,
+            io,
+            state.steps,
+            state.plan,
+            run.document.status,
+            verification is not None and verification.passed,
+            limits.fp16,
+            limits.fp32,
+        )
+        return lock_text(lock, state.scope)
+
+    outcome.make_lock = text
+    return outcome
+
+
+def replay(
+    path: Path,
+    model: ModelSource,
+    data: Source,
+    *,
+    samples: int,
+    seed: int,
+    verify: bool,
+    tensorrt: TensorRTMode,
+    progress: Progress,
+) -> Outcome:
+    """The model that ``fix`` made when it wrote the lock.
+
+    It is verified where data are given, and where it is not the very result that ``fix`` had; else that result's own
+    verification counts. Raises RuleFileError (LOCK-MODEL) for another model.
+    """
+    lock = read_lock(path)
+    run = Run("apply", model, data, progress, samples, seed, measures=False)
+    if content_digest(run.model) != lock.model:
+        hint = "fix this model anew, or give the model that the lock was made for"
+        raise RuleFileError(
+            Problem("LOCK-MODEL", "this lock belongs to another model", file=str(path), hint=hint)
+        )
+    if lock.version != __version__:
+        run.warn(f"the lock was written by version {lock.version}, this is {__version__}")
+    try:
+        changed = inline_functions(run.model)
+        for step in lock.steps:
+            changed = _redone(changed, step)
+        state = State(
+            changed, build_view(changed), RangeTable({}, samples=0), 1.0, lock.plan, steps=lock.steps
+        )
+        emitted = emit(run, state, lock.precision, lock.io)
+    except (LookupError, AssertionError, AttributeError, ValueError) as error:
+        problem = Problem("LOCK-READ", f"does not fit its model, was it edited? {error}", file=str(path))
+        raise RuleFileError(problem) from error
+    same = content_digest(emitted.result) == lock.result
+    if verify and (data is not None or not same):
+        return conclude(run, state, emitted, Tolerances(lock.fp16, lock.fp32), verify, tensorrt)
+    if not same:
+        run.warn("the result is not the one that the lock was written for, and was not verified")
+    elif not lock.verified:
+        run.warn("fix did not verify this result when it wrote the lock")
+    if lock.status == "findings":
+        run.warn("fix left findings when it wrote this lock; its own report names them")
+    return run.finish(lock.status, emitted.result)
+
+
+def _redone(model: Model, step: Step) -> Model:
+    patches = [patch for patch in step if isinstance(patch, Patch)]
+    if patches:
+        return apply_patches(model, patches)
+    scales = [scale for scale in step if isinstance(scale, ChannelScale)]
+    return scale_channels(build_view(model).main, scales)[0]
