@@ -11,7 +11,6 @@ fetched arrays.
 
 from __future__ import annotations
 
-import resource
 import subprocess
 import sys
 import tempfile
@@ -75,7 +74,7 @@ def measure(path: Path, side: str, count: int) -> tuple[float, float]:
         infer(path, samples(shape, count), marked=side == "marked")
     else:
         pipeline.calibrate(path, lambda: samples(shape, count), histogram=side == "histogram")
-    return time.process_time() - before, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return time.process_time() - before, simulation.peak_mib()
 
 
 def fastest(path: Path, side: str, count: int, repeats: int) -> tuple[float, float]:

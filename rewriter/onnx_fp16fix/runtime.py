@@ -91,6 +91,7 @@ def open_session(
     given: Mapping[str, int] | None = None,
     nodes: Sequence[onnx.NodeProto] | None = None,
     arena: bool = True,
+    prepack: bool = True,
 ) -> Session:
     """A CPU session of the model, whose graph outputs are ``outputs`` where given (any tensors of the main graph).
 
@@ -99,7 +100,8 @@ def open_session(
     already. Without ``optimize`` ONNX Runtime runs the graph as written: no fusion, no constant folding.
     Without ``arena`` it takes memory from one arena that all such sessions share: many arenas would add up, and without
     any ONNX Runtime 1.31 gives memory back late (outputs of 16 MB piled up to 1.3 GB).
-    Raises ModelError (MODEL-LOAD) with ONNX Runtime's own words.
+    Without ``prepack`` weights are read as they are: no second copy of them in a kernel's own layout, for a few
+    percent of the time of large products. Raises ModelError (MODEL-LOAD) with ONNX Runtime's own words.
     """
     import onnxruntime
 
@@ -113,6 +115,8 @@ def open_session(
     options.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED
     # Threads that wait in a loop take the processor from numpy between two runs, and from other sessions.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if not prepack:
+        options.add_session_config_entry("session.disable_prepacking", "1")
     if not arena:
         _share_arena()
         options.add_session_config_entry("session.use_env_allocators", "1")

@@ -168,7 +168,9 @@ class Runner:
         part.graph.sparse_initializer.extend(self._graph.sparse_initializer)
         # A weight of an outer graph arrives as a value; sequences cannot be given, and are never read across parts.
         given = {name: held[name].element_type() for name in read & held.keys() if held[name].is_tensor()}
-        return open_session(part, self._setting.base_dir, outputs=step.fetched, given=given, arena=False)
+        return open_session(
+            part, self._setting.base_dir, outputs=step.fetched, given=given, arena=False, prepack=False
+        )
 
     def _show(self, step: Step, made: Mapping[str, Value]) -> None:
         inlined = self._setting.inlined

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,13 +17,25 @@ from onnx import TensorProto, helper
 from onnx_fp16fix.model.infer import light_copy
 from onnx_fp16fix.runtime import open_session
 
-__all__ = ["MEASURED_TYPES", "Description", "computed_names", "describe", "tensor_bytes", "tensor_types"]
+__all__ = [
+    "MEASURED_TYPES",
+    "Description",
+    "Inferred",
+    "computed_names",
+    "describe",
+    "infer_elements",
+    "tensor_bytes",
+    "tensor_types",
+]
 
 _BYTES: Mapping[int, int] = {TensorProto.FLOAT: 4, TensorProto.FLOAT16: 2, TensorProto.DOUBLE: 8}
 _LARGEST = 8
 """Bytes of an element of any other type: labels and indices are INT64 at most."""
 MEASURED_TYPES = frozenset(_BYTES)
 """Element types that calibration measures."""
+
+Inferred = Mapping[str, tuple[int, int | None]]
+"""Element type and number of elements (None where it is not known) by name."""
 
 _ORT_TYPES = {
     "tensor(float)": TensorProto.FLOAT,
@@ -77,9 +90,15 @@ def computed_names(graph: onnx.GraphProto) -> list[str]:
     return [name for node in graph.node for name in node.output if name]
 
 
-def tensor_types(proto: onnx.ModelProto, base_dir: Path | None) -> dict[str, int]:
-    """Element type of every tensor of the main graph; 0 for what is no tensor or is neither float nor known."""
-    types = {name: elem_type for name, (elem_type, _) in _infer(proto, {}).items()}
+def tensor_types(
+    proto: onnx.ModelProto, base_dir: Path | None, inferred: Inferred | None = None
+) -> dict[str, int]:
+    """Element type of every tensor of the main graph; 0 for what is no tensor or is neither float nor known.
+
+    ``inferred``: from ``infer_elements``, where it is at hand.
+    """
+    found = infer_elements(proto, {}) if inferred is None else inferred
+    types = {name: elem_type for name, (elem_type, _) in found.items()}
     unknown = [name for name in computed_names(proto.graph) if not types.get(name)]
     if unknown:
         # Operators of other domains: ONNX has no inference for them, ONNX Runtime knows those it can run.
@@ -94,9 +113,12 @@ def tensor_bytes(
     feed: Mapping[str, npt.NDArray[Any]],
     types: Mapping[str, int],
     names: Collection[str],
+    inferred: Inferred,
 ) -> dict[str, int]:
-    """Bytes of the named tensors with this feed; where inference is silent, learnt in a run that keeps sizes only."""
-    inferred = _infer(proto, {name: value.shape for name, value in feed.items()})
+    """Bytes of the named tensors with this feed, for which ``inferred`` was made.
+
+    Where inference is silent they are learnt in a run that keeps sizes only.
+    """
     sizes: dict[str, int] = {}
     unknown = []
     for name in names:
@@ -147,7 +169,7 @@ def light_shell(proto: onnx.ModelProto) -> onnx.ModelProto:
     return shell
 
 
-def _infer(proto: onnx.ModelProto, sizes: Mapping[str, Sequence[int]]) -> dict[str, tuple[int, int | None]]:
+def infer_elements(proto: onnx.ModelProto, sizes: Mapping[str, Sequence[int]]) -> Inferred:
     """Element type and number of elements by name, with the shapes of the inputs set to ``sizes``."""
     return _table(_inferred(proto, sizes).graph)
 
@@ -165,7 +187,7 @@ def _inferred(proto: onnx.ModelProto, sizes: Mapping[str, Sequence[int]]) -> onn
     return light
 
 
-def _table(graph: onnx.GraphProto) -> dict[str, tuple[int, int | None]]:
+def _table(graph: onnx.GraphProto) -> Inferred:
     return {
         info.name: (info.type.tensor_type.elem_type, _elements(info.type.tensor_type))
         for info in (*graph.value_info, *graph.input, *graph.output)
@@ -179,4 +201,5 @@ def _elements(tensor: onnx.TypeProto.Tensor) -> int | None:
     dims = tensor.shape.dim
     if not all(dim.HasField("dim_value") for dim in dims):
         return None
-    return int(np.prod([dim.dim_value for dim in dims], dtype=np.int64))
+    elements: int = math.prod(dim.dim_value for dim in dims)
+    return elements

@@ -58,7 +58,7 @@ def command(
             from onnx_fp16fix.outcome import Outcome, describe_model
             from onnx_fp16fix.range_file import write_ranges
         started = time.monotonic()
-        described = describe_model(load_model(model))
+        described = describe_model(load_model(model, lean=True))
         _check_folder(path)
         run = RunDocument(command="calibrate", model=described)
 

@@ -11,16 +11,18 @@ from google.protobuf.message import DecodeError
 
 from onnx_fp16fix.errors import ModelError, Problem, UsageError
 from onnx_fp16fix.model.infer import light_copy
+from onnx_fp16fix.model.lean import read_lean
 from onnx_fp16fix.model.model import Model
 from onnx_fp16fix.model.tensors import external_file, is_external, stored_wrong
 
 __all__ = ["load_model", "wrap_model"]
 
 
-def load_model(source: str | Path | onnx.ModelProto) -> Model:
+def load_model(source: str | Path | onnx.ModelProto, *, lean: bool = False) -> Model:
     """Read a model from a file, or take a ModelProto as it is (it is never changed).
 
-    External data stay on disk. Raises ModelError for a missing, truncated or non-ONNX file, for external data
+    External data stay on disk. ``lean`` leaves the weights inside the file there too (``read_lean``): for a model that
+    is run and measured, not saved. Raises ModelError for a missing, truncated or non-ONNX file, for external data
     that are missing or lie outside the model's folder, and for a graph that the ONNX checker refuses.
     """
     if isinstance(source, onnx.ModelProto):
@@ -29,7 +31,10 @@ def load_model(source: str | Path | onnx.ModelProto) -> Model:
         found = f"a model is a path or a ModelProto, not {type(source).__name__}"
         raise UsageError(Problem("USAGE-MODEL", found))
     path = Path(source)
-    model = Model(_parse(path), path.parent, path, pristine=True)
+    light = read_lean(path) if lean else None
+    model = Model(
+        _parse(path) if light is None else _complete(light, path), path.parent, path, pristine=not lean
+    )
     _validate(model)
     return model
 
@@ -54,6 +59,10 @@ def _parse(path: Path) -> onnx.ModelProto:
         ) from error
     except (DecodeError, UnicodeDecodeError, ValueError) as error:
         raise _not_onnx(path, "is not an ONNX model, or is truncated") from error
+    return _complete(proto, path)
+
+
+def _complete(proto: onnx.ModelProto, path: Path) -> onnx.ModelProto:
     if not proto.HasField("graph") or not proto.opset_import or not proto.ir_version:
         raise _not_onnx(path, "has no graph, IR version or operator set: not an ONNX model, or truncated")
     return proto

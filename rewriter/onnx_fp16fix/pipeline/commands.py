@@ -68,7 +68,7 @@ def calibrate(
     """
     from onnx_fp16fix.calibrate import calibrate as measure
 
-    run = Run("calibrate", model, data, progress, samples, seed, resume)
+    run = Run("calibrate", model, data, progress, samples, seed, resume, lean=True)
     if run.table is not None:
         _check_resumable(run.table, run.dataset, histogram, str(resume))
         histogram = run.table.has_histograms()

@@ -44,12 +44,14 @@ class Run:
     ranges: str | Path | None = None
     measures: bool = True
     """Whether anything is concluded from data; if not, none given is no reason for a warning."""
+    lean: bool = False
+    """The model is run and measured only: its weights may stay in the file."""
     started: float = field(default_factory=time.perf_counter)
 
     def __post_init__(self) -> None:
         self.document = RunDocument(command=self.command)
         with self.progress.step("load"):
-            self.model = load_model(self.source)
+            self.model = load_model(self.source, lean=self.lean)
             self.document.model = describe_model(self.model)
         self.dataset: Dataset = open_data(self.data, self.model.proto, seed=self.seed, samples=self.samples)
         self.document.data = DataEntry(source=self.dataset.source, samples=0, random=self.dataset.random)

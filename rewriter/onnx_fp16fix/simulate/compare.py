@@ -17,7 +17,7 @@ import onnx
 import onnx.inliner
 
 from onnx_fp16fix.calibrate.data import Dataset
-from onnx_fp16fix.calibrate.shapes import MEASURED_TYPES, tensor_bytes, tensor_types
+from onnx_fp16fix.calibrate.shapes import MEASURED_TYPES, infer_elements, tensor_bytes, tensor_types
 from onnx_fp16fix.errors import ModelError, Problem
 from onnx_fp16fix.progress import Progress, Silent
 from onnx_fp16fix.runtime import open_session
@@ -77,18 +77,20 @@ def compare_simulated(
     before = _inlined(before)
     rounded, narrowed = rounded_model(after, assume_fp16=assume_fp16, base_dir=after_dir, mode=mode)
     _check_outputs(before, rounded)
-    types = tensor_types(before, before_dir)
     wanted = {info.name for info in before.graph.output}
+    shapes = {name: value.shape for name, value in next(iter(data)).items()}
+    inferred = infer_elements(before, shapes)
+    types = tensor_types(before, before_dir, inferred)
     names = _comparable(before, rounded, types, wanted)
     if tensors == "outputs":
         names = [name for name in names if name in wanted]
         groups = [names]
     else:
-        sizes = tensor_bytes(before, before_dir, next(iter(data)), types, names)
+        sizes = tensor_bytes(before, before_dir, next(iter(data)), types, names, inferred)
         groups = list(_groups(names, sizes))
     reference = PartedModel(before, before_dir, groups, types)
     simulated = PartedModel(rounded, after_dir, groups, narrowed)
-    found: dict[str, TensorError] = {}
+    found: dict[str, Distance] = {}
     spoilt: dict[str, list[int]] = defaultdict(list)
     finite: set[str] = set()
     with progress.step("simulate FP16", data.length) as step:
@@ -98,7 +100,7 @@ def compare_simulated(
                 actual, expected = next(left), next(right)
                 finite.update(name for name in wanted & expected.keys() if np.isfinite(expected[name]).any())
                 for name, metric in distances(actual, expected, group, exponents).items():
-                    found[name] = _error(name, metric).worse(found.get(name))
+                    found[name] = metric.worse(found.get(name))
                     if metric.nonfinite:
                         spoilt[name].append(number)
                 del expected, actual  # before the next part makes its own
@@ -111,7 +113,9 @@ def compare_simulated(
             before_dir=before_dir, after_dir=after_dir,
         )  # fmt: skip
     incomparable = frozenset(name for name in names if name in wanted and name not in finite)
-    return _report(before, {name: found[name] for name in names}, harmless, incomparable, threshold)
+    return _report(
+        before, {name: _error(name, found[name]) for name in names}, harmless, incomparable, threshold
+    )
 
 
 def _report(
@@ -185,17 +189,17 @@ def compare_fp32(
     _check_outputs(before, after)
     reference, changed = open_session(before, before_dir), open_session(after, after_dir)
     names = [info.name for info in before.graph.output]
-    found: dict[str, TensorError] = {}
+    found: dict[str, Distance] = {}
     identical, max_rel = True, 0.0
     with progress.step("compare in FP32", data.length) as step:
         for feed in data:
             expected, actual = reference.run(feed), changed.run(feed, names)
             for name in names:
                 metric, same = _compare_output(actual[name], expected[name])
-                found[name] = _error(name, metric).worse(found.get(name))
+                found[name] = metric.worse(found.get(name))
                 identical, max_rel = identical and same, max(max_rel, metric.max_rel)
             step.advance()
-    outputs = tuple(found[name] for name in names)
+    outputs = tuple(_error(name, found[name]) for name in names)
     return Fp32Report(
         max_abs=max((error.max_abs for error in outputs), default=0.0),
         max_rel=max_rel,

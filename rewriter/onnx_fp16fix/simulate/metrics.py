@@ -7,9 +7,9 @@ where not; and many small tensors in one go, since a call of numpy costs as much
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -26,14 +26,24 @@ _SMALL = 1 << 12  # elements of a tensor that is measured together with others
 _SAFE = 1e-25  # squares below it may have lost digits in float32
 
 
-@dataclass(frozen=True, slots=True)
-class Distance:
+class Distance(NamedTuple):
     """See ``report.TensorError`` and ``report.Fp32Report`` for the meaning of the numbers."""
 
     rel_l2: float
     max_abs: float
     max_rel: float
     nonfinite: int
+
+    def worse(self, other: Distance | None) -> Distance:
+        """The larger of each number."""
+        if other is None or all(map(operator.ge, self, other)):
+            return self
+        return Distance(
+            max(self.rel_l2, other.rel_l2),
+            max(self.max_abs, other.max_abs),
+            max(self.max_rel, other.max_rel),
+            max(self.nonfinite, other.nonfinite),
+        )
 
 
 _INCOMPARABLE = Distance(math.inf, math.inf, math.inf, 0)

@@ -60,7 +60,7 @@ class PartedModel:
         several = len(self._parts) > 1  # their arenas would add up to all that one run fetches
         needed = [nodes[index] for index in sorted(part.nodes)]
         return open_session(
-            proto, base_dir, outputs=outputs, given=part.given, nodes=needed, arena=not several
+            proto, base_dir, outputs=outputs, given=part.given, nodes=needed, arena=not several, prepack=False
         )
 
     def run(self, feed: Mapping[str, Any]) -> Iterator[dict[str, Any]]:

@@ -23,17 +23,6 @@ class TensorError:
     max_abs: float
     nonfinite: int
 
-    def worse(self, other: TensorError | None) -> TensorError:
-        """The larger of each number."""
-        if other is None:
-            return self
-        return TensorError(
-            self.name,
-            max(self.rel_l2, other.rel_l2),
-            max(self.max_abs, other.max_abs),
-            max(self.nonfinite, other.nonfinite),
-        )
-
 
 @dataclass(frozen=True, slots=True)
 class SimulationReport:

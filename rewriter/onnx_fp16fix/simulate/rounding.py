@@ -11,7 +11,6 @@ no test: ONNX Runtime computes most FP16 ops there in FP32 and drops its own cas
 
 from __future__ import annotations
 
-from collections import ChainMap
 from pathlib import Path
 
 import onnx
@@ -64,7 +63,7 @@ def rounded_model(
     rounded.opset_import.extend(proto.opset_import)
     if not model.opset:
         rounded.opset_import.add(domain="", version=13)
-    rounder.graph(proto.graph, rounded.graph, (), ChainMap(), ChainMap())
+    rounder.graph(proto.graph, rounded.graph, (), {}, {})
     widened = {name: TensorProto.FLOAT if rounder.half(kind) else kind for name, kind in types[()].items()}
     return rounded, widened
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import ChainMap
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping, MutableMapping
+from typing import Any, TypeVar, cast
 
 import numpy.typing as npt
 import onnx
@@ -22,6 +22,7 @@ from onnx_fp16fix.simulate.operators import KEEPS_FP16, takes_fp16
 
 __all__ = ["Rounder"]
 
+_Entry = TypeVar("_Entry")
 _LIGHT = 1024
 """Constants of at most so many elements are looked into, for axes."""
 
@@ -48,8 +49,8 @@ class Rounder:
         source: onnx.GraphProto,
         target: onnx.GraphProto,
         path: ScopePath,
-        outer_types: ChainMap[str, int],
-        outer_read: ChainMap[str, str],
+        outer_types: Mapping[str, int],
+        outer_read: Mapping[str, str],
     ) -> None:
         """Write the rounded ``source`` into the empty ``target``; the maps are those of the scope around it."""
         _ScopeWriter(self, source, target, path, outer_types, outer_read).write()
@@ -74,15 +75,15 @@ class _ScopeWriter:
         source: onnx.GraphProto,
         target: onnx.GraphProto,
         path: ScopePath,
-        outer_types: ChainMap[str, int],
-        outer_read: ChainMap[str, str],
+        outer_types: Mapping[str, int],
+        outer_read: Mapping[str, str],
     ) -> None:
         self._rounder, self._source, self._target, self._path = rounder, source, target, path
         own = rounder.types.get(path, {})
         self._ranks = dict(rounder.ranks.get(path, {}))
-        self._types = outer_types.new_child(own)
+        self._types = _within(dict(own), outer_types)
         # A name of this scope hides the outer one, and is read under itself.
-        self._read = outer_read.new_child({name: name for name in own} if path else {})
+        self._read = _within({name: name for name in own} if path else {}, outer_read)
         self._exact: dict[str, str] = {}
         self._initializers: dict[str, TensorProto] = {}
         self._build = Builder(target, rounder.fresh, rounder.opset)
@@ -226,6 +227,11 @@ class _ScopeWriter:
         if name in self._initializers:
             return len(self._initializers[name].dims)
         return self._ranks.get(name)
+
+
+def _within(own: dict[str, _Entry], outer: Mapping[str, _Entry]) -> MutableMapping[str, _Entry]:
+    """Names of a scope over those around it; the main graph has none around it, and gets the faster mapping."""
+    return ChainMap(own, cast("MutableMapping[str, _Entry]", outer)) if outer else own
 
 
 def _unknown_type(node: onnx.NodeProto, name: str) -> ModelError:
