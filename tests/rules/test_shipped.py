@@ -49,8 +49,9 @@ def feeds(model: onnx.ModelProto, table: RangeTable) -> dict[str, np.ndarray]:
             mask = (rng.random(shape) < 0.5).astype(np.float32)
             mask[..., 0] = 1
             values[entry.name] = mask
-        elif entry.type.tensor_type.elem_type == onnx.TensorProto.INT64:
-            values[entry.name] = rng.integers(8, 640, shape)
+        elif (kind := entry.type.tensor_type.elem_type) in (onnx.TensorProto.INT64, onnx.TensorProto.INT32):
+            integers = rng.integers(8, 640, shape)
+            values[entry.name] = integers.astype(onnx.helper.tensor_dtype_to_np_dtype(kind))
         else:
             low, high = (known.minimum, known.maximum) if known else (-1, 1)
             values[entry.name] = rng.uniform(low, high, shape).astype(np.float32)
