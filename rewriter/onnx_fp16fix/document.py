@@ -73,13 +73,15 @@ class ModelEntry(_Section):
 
 
 class OutputEntry(_Section):
-    """The file written; ``bytes`` includes a data file beside it. ``lock`` is the lock file beside it."""
+    """The file written; ``bytes`` includes a data file beside it. ``lock`` and ``sidecars`` are the files
+    written with it."""
 
     path: str
     sha256: str
     nodes: int
     bytes: int
     lock: str | None = None
+    sidecars: list[str] = Field(default_factory=list)
 
 
 class DataEntry(_Section):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import onnx
@@ -26,6 +26,8 @@ class Outcome:
 
     run: RunDocument
     result: Model | None = None
+    sidecars: Mapping[str, str] = field(default_factory=dict)
+    """Files that tell engines which layers of an FP32 model stay in FP32: text by the ending of the file's name."""
     make_lock: Callable[[], str] | None = None
     """Makes the text of the lock file (``fix`` only)."""
 

@@ -25,10 +25,11 @@ def execute(
     as_json: bool,
     quiet: bool,
     lock: bool = False,
+    sidecar: Path | None = None,
 ) -> tuple[int, str | None]:
     """Run ``job``, write its model to ``target`` unless rejected; exit code and, with ``as_json``, the document.
 
-    ``lock``: write the lock file beside the model.
+    ``lock``: write the lock file beside the model. ``sidecar``: folder of sidecar files, the model's own if None.
     """
     progress = TerminalProgress(quiet=quiet)
     outcome = job(progress)
@@ -37,7 +38,15 @@ def execute(
             text = outcome.lock() if lock and outcome.make_lock is not None else None
             outcome.save(target.path, in_place=target.in_place)
             if text is not None and outcome.run.output is not None:
-                outcome.run.output.lock = str(_write_lock(target.path, text))
+                lock_path = target.path.with_name(f"{target.path.name}.fp16fix.yaml")
+                outcome.run.output.lock = str(_write(lock_path, text))
+            if outcome.sidecars and outcome.run.output is not None:
+                folder = target.path.parent if sidecar is None else sidecar
+                written = [
+                    _write(folder / f"{target.path.name}{ending}", content)
+                    for ending, content in outcome.sidecars.items()
+                ]
+                outcome.run.output.sidecars = list(map(str, written))
     if not quiet:
         from onnx_fp16fix.cli.tables import show
 
@@ -45,16 +54,17 @@ def execute(
     return outcome.run.exit_code, outcome.run.to_json() if as_json else None
 
 
-def _write_lock(model: Path, text: str) -> Path:
-    """``OUT.fp16fix.yaml`` beside the model, whole or not at all. Raises ModelError when it cannot be written."""
-    path = model.with_name(f"{model.name}.fp16fix.yaml")
+def _write(path: Path, text: str) -> Path:
+    """A text file, whole or not at all. Raises ModelError when it cannot be written."""
     staged = path.with_name(f".{path.name}.{os.getpid()}")
     try:
+        path.parent.mkdir(exist_ok=True)
         staged.write_text(text, encoding="utf-8")
         staged.replace(path)
     except OSError as error:
-        problem = Problem("MODEL-WRITE", f"the lock file cannot be written: {error.strerror}", file=str(path))
-        raise ModelError(problem) from error
+        raise ModelError(
+            Problem("MODEL-WRITE", f"cannot be written: {error.strerror}", file=str(path))
+        ) from error
     finally:
         staged.unlink(missing_ok=True)
     return path

@@ -42,6 +42,13 @@ class _Fix(click.Command):
     default=True,
     help="Write OUT.fp16fix.yaml: with it, apply makes the same model again.",
 )
+@click.option(
+    "--sidecar",
+    type=options.PATH,
+    metavar="DIR",
+    help="With --precision fp32: folder of the files that tell TensorRT <= 10 and ONNX Runtime's converters which "
+    "layers stay in FP32.  [default: beside OUT]",
+)
 @options.no_verify
 @options.tensorrt
 @options.common
@@ -53,6 +60,7 @@ def command(
     as_json: bool,
     quiet: bool,
     lock: bool,
+    sidecar: Path | None,
     **fix_options: Any,
 ) -> tuple[int, str | None]:
     """Repair MODEL for FP16: calibrate, plan, rescale, convert, verify, write.
@@ -71,4 +79,4 @@ def command(
         verify = not fix_options.pop("no_verify")
         return pipeline.fix(model, data, chosen, verify=verify, progress=progress, **fix_options)
 
-    return execute(job, target=target, as_json=as_json, quiet=quiet, lock=lock)
+    return execute(job, target=target, as_json=as_json, quiet=quiet, lock=lock, sidecar=sidecar)

@@ -52,7 +52,9 @@ def conclude(
         findings += left_findings(state.scope, verified.simulation)
     else:
         run.warn("not verified: --no-verify writes the result without proof")
-    return run.finish(_status(findings), emitted.result)
+    outcome = run.finish(_status(findings), emitted.result)
+    outcome.sidecars = emitted.sidecars
+    return outcome
 
 
 def _failed(text: str) -> Finding:

@@ -98,7 +98,9 @@ def replay(
         run.warn("fix did not verify this result when it wrote the lock")
     if lock.status == "findings":
         run.warn("fix left findings when it wrote this lock; its own report names them")
-    return run.finish(lock.status, emitted.result)
+    outcome = run.finish(lock.status, emitted.result)
+    outcome.sidecars = emitted.sidecars
+    return outcome
 
 
 def _redone(model: Model, step: Step) -> Model:

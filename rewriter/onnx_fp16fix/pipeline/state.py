@@ -16,6 +16,7 @@ from onnx_fp16fix.pipeline.lock import Step
 from onnx_fp16fix.pipeline.prepare import Run
 from onnx_fp16fix.plan import Plan
 from onnx_fp16fix.plan.facts import Facts
+from onnx_fp16fix.sidecar import named_layers, sidecar_texts
 
 __all__ = ["Emitted", "Io", "Precision", "State", "emit"]
 
@@ -56,12 +57,13 @@ class State:
 @dataclass
 class Emitted:
     """``result`` is what is written, ``fp32`` the rescaled FP32 model it was typed from, ``exponents`` the scales of
-    its tensors, ``findings`` what constants went through."""
+    its tensors, ``findings`` what constants went through; ``sidecars`` tell engines what stays in FP32."""
 
     result: Model
     fp32: Model
     exponents: dict[str, int]
     findings: list[Finding]
+    sidecars: dict[str, str] = field(default_factory=dict)
 
 
 def emit(run: Run, state: State, precision: Precision, io: Io) -> Emitted:
@@ -88,8 +90,13 @@ def emit(run: Run, state: State, precision: Precision, io: Io) -> Emitted:
         "fp32_nodes": len(plan.fp32),
         "nodes_fp32_model": len(nodes),
     }
+    sidecars: dict[str, str] = {}
+    if precision == "fp32" and (fp32_nodes or run.command == "fix"):
+        fp32_model, layers = named_layers(fp32_model, fp32_nodes)
+        result, sidecars = fp32_model, sidecar_texts(layers)
     if precision == "fp32" and plan.fp32:
         run.warn(
-            f"{len(plan.fp32)} nodes must stay in FP32; a FP32 model cannot say so, only --precision fp16 does"
+            f"{len(plan.fp32)} nodes must stay in FP32; a FP32 model cannot say so, its sidecar files and --precision "
+            "fp16 do"
         )
-    return Emitted(result, fp32_model, exponents, findings)
+    return Emitted(result, fp32_model, exponents, findings, sidecars)
