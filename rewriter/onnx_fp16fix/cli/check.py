@@ -23,6 +23,7 @@ __all__ = ["command"]
 @options.ranges
 @options.margin
 @options.tolerance
+@options.kernels
 @options.rules
 @click.option(
     "--no-simulate", is_flag=True, help="Faster: judge by ranges and weights, without running plain FP16."

@@ -50,6 +50,7 @@ class _Fix(click.Command):
     "layers stay in FP32.  [default: beside OUT]",
 )
 @options.no_verify
+@options.kernels
 @options.tensorrt
 @options.common
 def command(

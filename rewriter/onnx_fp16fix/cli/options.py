@@ -21,6 +21,7 @@ __all__ = [
     "common",
     "data",
     "io",
+    "kernels",
     "margin",
     "memory",
     "no_verify",
@@ -132,6 +133,14 @@ tensorrt = click.option(
     default="auto",
     show_default=True,
     help="Build with TensorRT when it is installed, never, or fail without it.",
+)
+kernels = click.option(
+    "--kernels",
+    type=click.Choice(["default", "cuda", "pessimistic"]),
+    default="default",
+    show_default=True,
+    help="What simulation takes GPU kernels to keep in FP16 inside: what all do, what ONNX Runtime's CUDA kernels were "
+    "seen to do, or the worst (sums of matrix products too).",
 )
 rules = click.option(
     "--rules", metavar="RULES", help="Rules to use instead of all shipped ones; commas separate."

@@ -22,6 +22,13 @@ __all__ = ["command"]
 @click.argument("after", type=options.PATH)
 @options.data
 @options.tolerance
+@options.kernels
+@click.option(
+    "--as",
+    "as_type",
+    type=click.Choice(["fp16", "bf16"]),
+    help="Take AFTER, an FP32 model, as this type throughout, and judge it.",
+)
 @options.tensorrt
 @options.common
 def command(

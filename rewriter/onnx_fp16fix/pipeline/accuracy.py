@@ -29,6 +29,7 @@ def simulate(run: Run, emitted: Emitted, tensors: Literal["all", "outputs"] = "a
         after_dir=emitted.result.base_dir,
         exponents=emitted.exponents,
         tensors=tensors,
+        mode=run.kernels,
         progress=run.progress,
     )
 

@@ -12,13 +12,15 @@ _CHOICES = {
     "precision": ("fp16", "fp32"),
     "io": ("fp32", "fp16"),
     "tensorrt": ("auto", "off", "require"),
+    "kernels": ("default", "cuda", "pessimistic"),
+    "as_type": ("fp16", "bf16"),
 }
 
 
 def check_arguments(
     *, tolerance: float | None = None, margin: float = 1.0, samples: int = 1, **choices: str
 ) -> None:
-    """Raise UsageError naming every value that is not one: ``choices`` are precision, io and tensorrt."""
+    """Raise UsageError naming every value that is not one: ``choices`` are those of ``_CHOICES``."""
     problems = [
         Problem("USAGE-VALUE", f"{name} is {value!r}; it can be {', '.join(map(repr, _CHOICES[name]))}")
         for name, value in choices.items()

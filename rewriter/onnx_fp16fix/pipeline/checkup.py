@@ -27,7 +27,7 @@ from onnx_fp16fix.pipeline.rules import RuleStage, load_all
 from onnx_fp16fix.pipeline.weights import measure_weights, weight_findings
 from onnx_fp16fix.plan import Plan, make_plan
 from onnx_fp16fix.progress import Progress, Silent
-from onnx_fp16fix.simulate import SimulationReport
+from onnx_fp16fix.simulate import Mode, SimulationReport
 
 __all__ = ["check"]
 
@@ -43,6 +43,7 @@ def check(
     margin: float = 2.0,
     simulate: bool = True,
     tolerance: float = 1e-2,
+    kernels: Mode = "default",
     samples: int = 4,
     seed: int = 0,
     progress: Progress = _SILENT,
@@ -51,9 +52,10 @@ def check(
 
     ``simulate`` runs plain FP16 next to FP32: which outputs go wrong by more than ``tolerance`` (relative L2), which
     tensor is the first, which overflows do no harm. Without it the report rests on ranges and weights alone.
+    ``kernels``: what GPU kernels are taken to keep in FP16 inside (default, cuda, pessimistic).
     """
-    check_arguments(tolerance=tolerance, margin=margin, samples=samples)
-    run = Run("check", model, data, progress, samples, seed, ranges)
+    check_arguments(tolerance=tolerance, margin=margin, samples=samples, kernels=kernels)
+    run = Run("check", model, data, progress, samples, seed, ranges, kernels=kernels)
     stage = RuleStage(load_all(rules), margin)
     base = inline_functions(run.model)
     view, table = calibrated(run, base)

@@ -14,6 +14,7 @@ from onnx_fp16fix.pipeline.arguments import check_arguments
 from onnx_fp16fix.pipeline.prepare import ModelSource, Run
 from onnx_fp16fix.pipeline.repair import TensorRTMode
 from onnx_fp16fix.progress import Progress, Silent
+from onnx_fp16fix.simulate import Half, Mode
 from onnx_fp16fix.verify import Tolerances, verify_models
 
 __all__ = ["calibrate", "verify"]
@@ -29,18 +30,28 @@ def verify(
     tolerance: float = 1e-2,
     samples: int = 4,
     seed: int = 0,
+    kernels: Mode = "default",
+    as_type: Half | None = None,
     tensorrt: TensorRTMode = "auto",
     progress: Progress = _SILENT,
 ) -> Outcome:
-    """Compare two models in FP32, in simulated FP16 and in TensorRT; status ``rejected`` when they differ."""
-    check_arguments(tensorrt=tensorrt, tolerance=tolerance, samples=samples)
-    run = Run("verify", before, data, progress, samples, seed)
+    """Compare two models in FP32, in simulated FP16 and in TensorRT; status ``rejected`` when they differ.
+
+    ``kernels``: what GPU kernels are taken to keep in FP16 inside (default, cuda, pessimistic). ``as_type``: take an
+    FP32 ``after`` as FP16 or BF16 throughout and judge it as such; without it, it is simulated in FP16 unjudged.
+    """
+    check_arguments(
+        tensorrt=tensorrt, tolerance=tolerance, samples=samples, kernels=kernels, as_type=as_type or "fp16"
+    )
+    run = Run("verify", before, data, progress, samples, seed, kernels=kernels)
     verified = verify_models(
         run.model,
         load_model(after),
         run.dataset,
         tolerances=Tolerances(tolerance),
         tensorrt_mode=tensorrt,
+        kernels=kernels,
+        as_type=as_type,
         progress=progress,
     )
     run.document.verification = verified.entry

@@ -43,6 +43,7 @@ def conclude(
             tolerances=tolerances,
             tensorrt_mode=tensorrt,
             simulation=report,
+            kernels=run.kernels,
             progress=run.progress,
         )
         run.document.verification = verified.entry

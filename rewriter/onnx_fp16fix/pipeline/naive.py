@@ -22,6 +22,7 @@ def simulate_naive(run: Run, base: Model) -> SimulationReport | None:
             before_dir=base.base_dir,
             after_dir=base.base_dir,
             assume_fp16=True,
+            mode=run.kernels,
             progress=run.progress,
         )
     except ModelError as error:

@@ -19,6 +19,7 @@ from onnx_fp16fix.model import Model, load_model
 from onnx_fp16fix.outcome import Outcome, describe_model
 from onnx_fp16fix.progress import Progress
 from onnx_fp16fix.range_file import load_ranges
+from onnx_fp16fix.simulate import Mode
 
 __all__ = ["ModelSource", "Run", "calibrated", "inline_functions"]
 
@@ -46,6 +47,8 @@ class Run:
     """Whether anything is concluded from data; if not, none given is no reason for a warning."""
     lean: bool = False
     """The model is run and measured only: its weights may stay in the file."""
+    kernels: Mode = "default"
+    """What simulation takes kernels to keep in FP16 inside, see ``simulate.kernels``."""
     started: float = field(default_factory=time.perf_counter)
 
     def __post_init__(self) -> None:

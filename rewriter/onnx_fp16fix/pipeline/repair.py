@@ -25,6 +25,7 @@ from onnx_fp16fix.pipeline.state import Io, Precision, State, emit
 from onnx_fp16fix.pipeline.wishes import Names, Wishes, gather_wishes
 from onnx_fp16fix.plan import Plan, make_plan
 from onnx_fp16fix.progress import Progress, Silent
+from onnx_fp16fix.simulate import Mode
 from onnx_fp16fix.verify import Tolerances
 
 __all__ = ["RuleSources", "TensorRTMode", "apply", "fix"]
@@ -54,6 +55,7 @@ def fix(
     allow: Names | None = None,
     force: bool = False,
     verify: bool = True,
+    kernels: Mode = "default",
     tensorrt: TensorRTMode = "auto",
     progress: Progress = _SILENT,
 ) -> Outcome:
@@ -63,7 +65,8 @@ def fix(
     measuring again. ``rules``: files, folders or packs, all shipped rules if None; the islands they ask for are kept.
     ``precision="fp32"`` gives the rescaled FP32 model for weakly typed engines. ``tolerance``: largest relative L2
     error of an output in simulated FP16; None is 1e-2, or more (with a finding) where FP16's own rounding costs
-    more. ``margin``: factor between calibrated maxima and what FP16 must hold.
+    more; ``kernels``: what it takes GPU kernels to keep in FP16 inside (default, cuda,
+    pessimistic). ``margin``: factor between calibrated maxima and what FP16 must hold.
 
     Wishes: ``keep_fp32`` and ``force_fp16`` take regular expressions that match names of main-graph nodes from their
     start, ``..._ops`` op types. ``limits``: regular expression of tensor names -> largest magnitude to plan for, in
@@ -74,7 +77,13 @@ def fix(
     Raises UserError for whatever a user can mend; a result that fails verification has status ``rejected``.
     """
     check_arguments(
-        precision=precision, io=io, tensorrt=tensorrt, tolerance=tolerance, margin=margin, samples=samples
+        precision=precision,
+        io=io,
+        tensorrt=tensorrt,
+        kernels=kernels,
+        tolerance=tolerance,
+        margin=margin,
+        samples=samples,
     )
     wishes = gather_wishes(
         keep_fp32=keep_fp32,
@@ -86,7 +95,7 @@ def fix(
         allow=allow,
         force=force,
     )
-    run = Run("fix", model, data, progress, samples, seed, ranges)
+    run = Run("fix", model, data, progress, samples, seed, ranges, kernels=kernels)
     stage = RuleStage(wishes.allowed(load_all(rules)), margin)
     base = inline_functions(run.model)
     targets = wishes.targets(build_view(base).main)

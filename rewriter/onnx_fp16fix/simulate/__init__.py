@@ -3,10 +3,11 @@
 from onnx_fp16fix.simulate.compare import compare_fp32, compare_simulated
 from onnx_fp16fix.simulate.kernels import Mode
 from onnx_fp16fix.simulate.report import Fp32Report, SimulationReport, TensorError
-from onnx_fp16fix.simulate.rounding import rounded_graph
+from onnx_fp16fix.simulate.rounding import Half, rounded_graph
 
 __all__ = [
     "Fp32Report",
+    "Half",
     "Mode",
     "SimulationReport",
     "TensorError",

@@ -26,7 +26,7 @@ from onnx_fp16fix.simulate.kernels import Mode
 from onnx_fp16fix.simulate.metrics import Distance, distance, distances, same_bits
 from onnx_fp16fix.simulate.parts import PartedModel
 from onnx_fp16fix.simulate.report import Fp32Report, SimulationReport, TensorError
-from onnx_fp16fix.simulate.rounding import rounded_model
+from onnx_fp16fix.simulate.rounding import Half, rounded_model
 
 __all__ = ["GROUP_BYTES", "GROUP_TENSORS", "Tensors", "compare_fp32", "compare_simulated"]
 
@@ -63,19 +63,23 @@ def compare_simulated(
     assume_fp16: bool = False,
     tensors: Tensors = "all",
     mode: Mode = "default",
+    half: Half = "fp16",
     threshold: float = 1e-2,
     progress: Progress | None = None,
 ) -> SimulationReport:
     """Run ``before`` in FP32 and ``after`` in simulated FP16 and compare every float tensor both have by name.
 
     ``exponents[name] = s``: ``after`` stores that tensor as true value x 2**-s. ``assume_fp16``: ``after`` is an FP32
-    model to be taken as FP16 throughout. ``tensors="outputs"`` compares graph outputs only, which costs two plain
+    model to be taken as FP16 throughout, or as BF16 with ``half="bf16"``.
+    ``tensors="outputs"`` compares graph outputs only, which costs two plain
     inferences and little more. ``mode``: what kernels keep in FP16 inside, see ``kernels``. ``threshold``:
     ``rel_l2`` beyond which a tensor has lost too much. Constants are not compared. Raises ModelError and DataError.
     """
     progress, exponents = progress or Silent(), exponents or {}
     before = _inlined(before)
-    rounded, narrowed = rounded_model(after, assume_fp16=assume_fp16, base_dir=after_dir, mode=mode)
+    rounded, narrowed = rounded_model(
+        after, assume_fp16=assume_fp16, base_dir=after_dir, mode=mode, half=half
+    )
     _check_outputs(before, rounded)
     wanted = {info.name for info in before.graph.output}
     shapes = {name: value.shape for name, value in next(iter(data)).items()}

@@ -28,22 +28,22 @@ _VALUES = {
 }
 
 
-def rounded_tensor(tensor: TensorProto) -> TensorProto:
-    """A FLOAT tensor of the same name; FLOAT values are rounded to FP16, those of a half type are what they are."""
+def rounded_tensor(tensor: TensorProto, half: int = TensorProto.FLOAT16) -> TensorProto:
+    """A FLOAT tensor of the same name; FLOAT values are rounded to ``half``, those of a half type are what they are."""
     values: npt.NDArray[Any] = numpy_helper.to_array(tensor)
-    if tensor.data_type not in HALVES and values.size > _MANY:
-        values = _caster().run({"x": values})["y"]
+    if tensor.data_type not in HALVES and (values.size > _MANY or half != TensorProto.FLOAT16):
+        values = _caster(half).run({"x": values})["y"]
     elif tensor.data_type not in HALVES:
         values = to_float16(values)
     return numpy_helper.from_array(values.astype("float32", copy=False), tensor.name)
 
 
-@lru_cache(maxsize=1)
-def _caster() -> Session:
-    """Rounds a FLOAT tensor of any shape to FP16: what numpy does, ten times as fast."""
+@lru_cache(maxsize=2)
+def _caster(half: int) -> Session:
+    """Rounds a FLOAT tensor of any shape to ``half``: for FP16 what numpy does, ten times as fast."""
     graph = onnx.GraphProto(name="round")
     graph.input.append(helper.make_tensor_value_info("x", TensorProto.FLOAT, None))
-    graph.node.append(helper.make_node("Cast", ["x"], ["half"], to=TensorProto.FLOAT16))
+    graph.node.append(helper.make_node("Cast", ["x"], ["half"], to=half))
     graph.node.append(helper.make_node("Cast", ["half"], ["y"], to=TensorProto.FLOAT))
     proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
     return open_session(proto, outputs=["y"], arena=False)

@@ -11,7 +11,9 @@ no test: ONNX Runtime computes most FP16 ops there in FP32 and drops its own cas
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
 import onnx
 import onnx.inliner
@@ -23,7 +25,10 @@ from onnx_fp16fix.model.model import Model, ScopePath
 from onnx_fp16fix.simulate.kernels import Mode, kernels_of
 from onnx_fp16fix.simulate.scope import Rounder
 
-__all__ = ["rounded_graph", "rounded_model"]
+__all__ = ["Half", "rounded_graph", "rounded_model"]
+
+Half = Literal["fp16", "bf16"]
+_HALF: Mapping[Half, int] = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
 
 
 def rounded_graph(
@@ -32,18 +37,20 @@ def rounded_graph(
     assume_fp16: bool = False,
     base_dir: Path | None = None,
     mode: Mode = "default",
+    half: Half = "fp16",
 ) -> onnx.ModelProto:
     """The FP32 graph that computes what the model does in FP16 and BF16, to be run on the CPU.
 
     Without ``assume_fp16`` the model's types say which tensors are FP16 or BF16. With it every FLOAT tensor is taken
     as FP16, weights, graph inputs and outputs included, as in a naive conversion of an FP32 model; what a schema
-    wants as FLOAT only (the scales of Resize) is left as it is where it is a constant.
+    wants as FLOAT only (the scales of Resize) is left as it is where it is a constant. ``half="bf16"`` takes them as
+    BF16 instead.
 
     FP16 graph inputs and outputs become FLOAT. Weights are rounded to nearest, to infinity on overflow. Local
     functions are inlined, bodies of If, Loop and Scan are treated like the main graph. ``mode``: what kernels keep in
     FP16 inside, see ``kernels``. Raises ModelError (MODEL-TYPE) where a tensor's type cannot be known.
     """
-    return rounded_model(proto, assume_fp16=assume_fp16, base_dir=base_dir, mode=mode)[0]
+    return rounded_model(proto, assume_fp16=assume_fp16, base_dir=base_dir, mode=mode, half=half)[0]
 
 
 def rounded_model(
@@ -52,13 +59,14 @@ def rounded_model(
     assume_fp16: bool = False,
     base_dir: Path | None = None,
     mode: Mode = "default",
+    half: Half = "fp16",
 ) -> tuple[onnx.ModelProto, dict[str, int]]:
     """``rounded_graph`` with the element types of the main graph's tensors in it, helpers of the rounding left out."""
     if proto.functions:
         proto = onnx.inliner.inline_local_functions(proto)
     model = Model(proto)
     types, ranks = _types(model, base_dir)
-    rounder = Rounder(model, types, ranks, assume_fp16, kernels_of(mode))
+    rounder = Rounder(model, types, ranks, _HALF[half] if assume_fp16 else 0, kernels_of(mode))
     rounded = onnx.ModelProto(ir_version=proto.ir_version)
     rounded.opset_import.extend(proto.opset_import)
     if not model.opset:

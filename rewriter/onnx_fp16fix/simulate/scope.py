@@ -28,21 +28,24 @@ _LIGHT = 1024
 
 
 class Rounder:
-    """What all scopes of a model share. ``kernels``: what to write instead of a node, by op."""
+    """What all scopes of a model share.
+
+    ``kernels``: what to write instead of a node, by op. ``assumed``: the type that FLOAT is taken for, 0 if none.
+    """
 
     def __init__(
         self,
         model: Model,
         types: Mapping[ScopePath, dict[str, int]],
         ranks: Mapping[ScopePath, dict[str, int]],
-        assume_fp16: bool,
+        assumed: int,
         kernels: Mapping[str, Write],
     ) -> None:
         self.types, self.ranks, self.kernels = types, ranks, kernels
         self.fresh = Names(model).fresh
         self.opset = model.opset or 13
         self._opsets = {entry.domain: entry.version for entry in model.proto.opset_import}
-        self._assume = assume_fp16
+        self._assumed = assumed
 
     def graph(
         self,
@@ -59,11 +62,11 @@ class Rounder:
         """The type a tensor of this type is rounded to; 0 if it is not."""
         if elem_type in HALVES:
             return elem_type
-        return int(TensorProto.FLOAT16) if self._assume and elem_type == TensorProto.FLOAT else 0
+        return self._assumed if elem_type == TensorProto.FLOAT else 0
 
     def takes_half(self, node: onnx.NodeProto, position: int) -> bool:
         """Whether an FP16 model can feed FP16 here; a typed model has decided that itself."""
-        return not self._assume or takes_fp16(node, position, self._opsets)
+        return not self._assumed or takes_fp16(node, position, self._opsets)
 
 
 class _ScopeWriter:
@@ -136,7 +139,7 @@ class _ScopeWriter:
             stored.name = self._rounder.fresh(f"{tensor.name}.stored")
             self._build.rounded(stored.name, tensor.name, half)
         else:
-            self._target.initializer.append(rounded_tensor(tensor))
+            self._target.initializer.append(rounded_tensor(tensor, half))
 
     def _node(self, index: int, node: onnx.NodeProto) -> None:
         for name in node.output:
@@ -198,7 +201,7 @@ class _ScopeWriter:
         if tensor is None:
             raise ModelError(Problem("MODEL-TYPE", "constant of an unknown kind", node=node.name or None))
         self._initializers[node.output[0]] = tensor
-        rounded = rounded_tensor(tensor)
+        rounded = rounded_tensor(tensor, self._half(node.output[0]))
         self._target.node.append(helper.make_node("Constant", [], node.output, name=node.name, value=rounded))
 
     def _unrounded(self, name: str) -> str:

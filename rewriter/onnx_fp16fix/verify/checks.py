@@ -28,7 +28,14 @@ from onnx_fp16fix.errors import ModelError, Problem, UsageError
 from onnx_fp16fix.model import Model, save_model
 from onnx_fp16fix.progress import Progress, Silent
 from onnx_fp16fix.runtime import open_session
-from onnx_fp16fix.simulate import Fp32Report, SimulationReport, compare_fp32, compare_simulated
+from onnx_fp16fix.simulate import (
+    Fp32Report,
+    Half,
+    Mode,
+    SimulationReport,
+    compare_fp32,
+    compare_simulated,
+)
 from onnx_fp16fix.verify.backends import tensorrt
 
 __all__ = ["Tolerances", "Verified", "simulation_check", "verify_models"]
@@ -81,6 +88,8 @@ def verify_models(
     tolerances: Tolerances | None = None,
     tensorrt_mode: TensorRTMode = "auto",
     simulation: SimulationReport | None = None,
+    kernels: Mode = "default",
+    as_type: Half | None = None,
     progress: Progress = _SILENT,
 ) -> Verified:
     """Compare ``after`` with ``before``.
@@ -88,17 +97,23 @@ def verify_models(
     ``fp32_after`` is the FP32 model that ``after`` was typed from (``after`` itself if it is FP32); ``exponents``
     are the scales of its tensors; ``simulation`` is given where it was run already. An untyped FP32 ``after`` is
     simulated as if all of it ran in FP16, and that error decides nothing: its types are the engine's business.
-    Raises UsageError when TensorRT is required and missing.
+    ``as_type`` takes it as that type and judges it. ``kernels``: see ``simulate.kernels``. Raises UsageError when
+    TensorRT is required and missing, or when a typed ``after`` is to be taken as another type.
     """
     limits, verdict = tolerances or Tolerances(), _Verdict()
     typed = _is_typed(after)
+    if typed and as_type is not None:
+        hint = "its types say what it is; --as is for FP32 models"
+        raise UsageError(Problem("USAGE-AS", "the second model is FP16 or BF16 already", hint=hint))
     if fp32_after is None and not typed:
         fp32_after = after
     fp32 = _fp32(before, fp32_after, data, limits, verdict, progress) if fp32_after is not None else None
     if fp32 is None:
         verdict.not_checked.append("fp32: the model is typed and its FP32 form is not at hand")
-    report = simulation or _simulate(before, after, data, exponents, typed, progress)
-    if typed:
+    report = simulation or _simulate(
+        before, after, data, exponents, typed, kernels, as_type or "fp16", progress
+    )
+    if typed or as_type is not None:
         _judge(report, limits.fp16, verdict)
     ort = _onnxruntime(after, data, verdict)
     trt = _tensorrt(before, after, data, typed, tensorrt_mode, verdict, progress)
@@ -156,6 +171,8 @@ def _simulate(
     data: Dataset,
     exponents: Mapping[str, int] | None,
     typed: bool,
+    kernels: Mode,
+    half: Half,
     progress: Progress,
 ) -> SimulationReport:
     """Without the exponents of a typed model its intermediate tensors cannot be compared: they may be scaled."""
@@ -167,6 +184,8 @@ def _simulate(
         after_dir=after.base_dir,
         exponents=exponents,
         assume_fp16=not typed,
+        mode=kernels,
+        half=half,
         tensors="outputs" if typed and exponents is None else "all",
         progress=progress,
     )
@@ -177,9 +196,9 @@ def _judge(report: SimulationReport, limit: float, verdict: _Verdict) -> None:
         if error.name in report.incomparable:
             found = "has no finite value in FP32 already: nothing could be compared"
         elif error.nonfinite:
-            found = f"has {error.nonfinite} non-finite values in simulated FP16"
+            found = f"has {error.nonfinite} non-finite values in simulation"
         elif not error.rel_l2 <= limit:
-            found = f"has a relative L2 error of {error.rel_l2:.3g} in simulated FP16 (limit {limit:.3g})"
+            found = f"has a relative L2 error of {error.rel_l2:.3g} in simulation (limit {limit:.3g})"
         else:
             continue
         verdict.failures.append(f"output '{error.name}' {found}")
