@@ -10,7 +10,9 @@ import onnx_fp16fix
 def _model(nodes, weights, shape):
     x = helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)
     y = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
-    graph = helper.make_graph(nodes, "g", [x], [y], [numpy_helper.from_array(v, k) for k, v in weights.items()])
+    graph = helper.make_graph(
+        nodes, "g", [x], [y], [numpy_helper.from_array(v, k) for k, v in weights.items()]
+    )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
 
@@ -48,7 +50,9 @@ def test_bf16_keeps_range_and_loses_bits():
 
 def test_bf16_constants_are_rounded_to_bf16():
     model = _model([helper.make_node("Add", ["x", "c"], ["y"])], {"c": np.array([1.003], np.float32)}, [1])
-    run = onnx_fp16fix.verify(model, model, {"x": np.zeros(1, np.float32)}, as_type="bf16", tensorrt="off").run
+    run = onnx_fp16fix.verify(
+        model, model, {"x": np.zeros(1, np.float32)}, as_type="bf16", tensorrt="off"
+    ).run
     assert run.verification.fp16_sim.outputs[0].max_abs == pytest.approx(0.003, rel=1e-3)
 
 
