@@ -1,6 +1,7 @@
 """From plan to models: the rescaled FP32 model, and the typed FP16 model made from it."""
 
 from onnx_fp16fix.emit.convert import Converted, convert
+from onnx_fp16fix.emit.dedup import share_constants
 from onnx_fp16fix.emit.rescale import Rescaled, rescale
 
-__all__ = ["Converted", "Rescaled", "convert", "rescale"]
+__all__ = ["Converted", "Rescaled", "convert", "rescale", "share_constants"]

@@ -7,7 +7,7 @@ from typing import Literal
 
 from onnx_fp16fix.calibrate import RangeTable
 from onnx_fp16fix.document import Finding
-from onnx_fp16fix.emit import convert, rescale
+from onnx_fp16fix.emit import convert, rescale, share_constants
 from onnx_fp16fix.graph import GraphView, ScopeView, build_view
 from onnx_fp16fix.model import Model
 from onnx_fp16fix.pipeline.decisions import plan_entry
@@ -80,7 +80,7 @@ def emit(run: Run, state: State, precision: Precision, io: Io) -> Emitted:
         result = fp32_model
         if precision == "fp16":
             converted = convert(build_view(fp32_model).main, fp32_nodes, io=io, guards=guards)
-            result, casts = converted.model, converted.casts
+            result, casts = share_constants(converted.model), converted.casts
             findings = constant_findings(converted)
     nodes = fp32_model.proto.graph.node
     run.document.plan = plan_entry(state.scope, plan, muls, casts)

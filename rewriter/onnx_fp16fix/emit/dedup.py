@@ -1,0 +1,47 @@
+"""Equal constants of the typed model, stored once."""
+
+from __future__ import annotations
+
+import hashlib
+
+import onnx
+
+from onnx_fp16fix.graph import ScopeView, build_view
+from onnx_fp16fix.model import Model, Patch, apply_patches
+from onnx_fp16fix.model.tensors import is_external
+
+__all__ = ["share_constants"]
+
+
+def share_constants(model: Model) -> Model:
+    """The model in which initializers of one type, shape and content are one; the first of them keeps its name.
+
+    Those that a caller may set (graph inputs), that leave the graph, or that bodies read stay as they are, and so do
+    weights in other files.
+    """
+    scope = build_view(model).main
+    kept: dict[tuple[int, tuple[int, ...], bytes], str] = {}
+    renamed: dict[str, str] = {}
+    for tensor in model.proto.graph.initializer:
+        if is_external(tensor) or not tensor.HasField("raw_data") or _is_promised(scope, tensor.name):
+            continue
+        content = hashlib.sha256(tensor.raw_data).digest()
+        first = kept.setdefault((tensor.data_type, tuple(tensor.dims), content), tensor.name)
+        if first != tensor.name:
+            renamed[tensor.name] = first
+    if not renamed:
+        return model
+    patch = Patch(dropped_initializers=set(renamed))
+    for index, node in enumerate(model.proto.graph.node):
+        if any(name in renamed for name in node.input):
+            copy = onnx.NodeProto()
+            copy.CopyFrom(node)
+            copy.input[:] = [renamed.get(name, name) for name in node.input]
+            patch.replaced[index] = copy
+    patch.value_info = {info.name: None for info in model.proto.graph.value_info if info.name in renamed}
+    return apply_patches(model, [patch])
+
+
+def _is_promised(scope: ScopeView, name: str) -> bool:
+    tensor = scope.tensor(name)
+    return tensor is None or name in scope.inputs or bool(scope.outside_uses(tensor))
