@@ -45,6 +45,16 @@ class Tree:
             return free
         return [i for i in free if self.nodes[i].parent == 0 or self.nodes[i].parent in blocked]
 
+    def behind(self, indices: list[int]) -> list[int]:
+        """These nodes, each followed by what it is the only operand of: Reciprocal(b), Neg(b) are outermost as b is."""
+        found = []
+        for index in indices:
+            found.append(index)
+            while len(self.nodes[index].children) == 1:
+                index = self.nodes[index].children[0]
+                found.append(index)
+        return found
+
     def uncovered(self, covered: frozenset[int]) -> list[int]:
         """The largest subtrees that hold nothing covered."""
         return self.candidates(covered, outermost=True) if covered else [0]

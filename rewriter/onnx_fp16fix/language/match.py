@@ -346,7 +346,8 @@ class Matcher:
         parts = sorted(parts, key=lambda part: self._hardness(part[0], state))
         (part, weight), rest = parts[0], parts[1:]
         free_name = isinstance(part, Capture) and part.name not in state.bindings
-        for index in tree.candidates(covered, outermost=free_name and not rest):
+        open_nodes = tree.candidates(covered, outermost=free_name and not rest)
+        for index in tree.behind(open_nodes) if free_name and not rest else open_nodes:
             for found in self._part(pattern.kind, part, weight, tree, index, state):
                 yield from self._assign(pattern, rest, tree, covered | {index}, found)
         if weight.denominator == 1 and abs(weight) > 1 and pattern.kind == "*":
