@@ -10,7 +10,7 @@ TORCH ?= torch==2.13.0
 OR_WITHOUT = || { echo "TensorRT-RTX cannot be installed here: its check will say 'not checked'" >&2; test -z "$$CI"; }
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format typecheck bench docs clean
+.PHONY: help demo test lint format typecheck bench docs catalogue clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "%-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -56,6 +56,9 @@ bench: $(VENV)/demo.stamp  ## Measure speed and memory
 
 docs: $(VENV)/test.stamp  ## Run every code block of the documentation
 	$(BIN)/python -m pytest tests/docs
+
+catalogue: $(VENV)/demo.stamp  ## Make the pages of docs/rules from the rule files
+	$(BIN)/python -m onnx_fp16fix.proof.catalogue docs/rules
 
 clean:  ## Remove the virtual environment and caches
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist

@@ -29,6 +29,7 @@ __all__ = ["command"]
 @options.margin
 @options.no_verify
 @options.tensorrt
+@click.option("--trust-rules", is_flag=True, help="Apply rules even if their own cases or equality fail.")
 @options.common
 def command(
     rules: str,

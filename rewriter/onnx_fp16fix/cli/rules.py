@@ -12,7 +12,10 @@ __all__ = ["command", "rules_document"]
 _COMMANDS = {
     "list": "rules_show",
     "show": "rules_show",
+    "lint": "rules_proof",
     "test": "rules_proof",
+    "new": "rules_show",
+    "schema": "rules_show",
 }
 
 

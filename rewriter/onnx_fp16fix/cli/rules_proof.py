@@ -13,7 +13,7 @@ from onnx_fp16fix.cli.rules import rules_document
 if TYPE_CHECKING:
     from onnx_fp16fix.proof import RuleProof
 
-__all__ = ["test_command"]
+__all__ = ["lint_command", "test_command"]
 
 FAILED = 5
 
@@ -74,3 +74,28 @@ def _details(proof: RuleProof) -> list[str]:
         lines.append(f"  {failure.place}: {failure.step}: {failure.message}")
         lines += [f"      {line}" for line in failure.case.splitlines()]
     return lines + [f"  note: {text}" for text in proof.warnings]
+
+
+@click.command("lint")
+@click.argument("files", nargs=-1)
+@options.common
+def lint_command(files: tuple[str, ...], as_json: bool, quiet: bool) -> tuple[int, str | None]:
+    """Check the rules of FILES (files, folders, packs; all shipped ones without) without running them.
+
+    Reports captures that are dropped, variants that are never reached, missing documentation, names that an
+    alternative does not bind, rules with the same pattern, and guards and variants that no case names. Exit code 1
+    means that there are findings.
+    """
+    from onnx_fp16fix.language import load_rules
+    from onnx_fp16fix.proof import lint
+
+    rules = load_rules(list(files) or ["pack:all"])
+    found = lint(rules)
+    code = 1 if found else 0
+    if as_json:
+        return code, rules_document("lint", code, findings=[asdict(problem) for problem in found])
+    for problem in found:
+        click.echo(str(problem), err=True)
+    if not quiet:
+        click.echo(f"{len(rules)} rules, {len(found)} findings", err=True)
+    return code, None

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from onnx_fp16fix.cli import options
 from onnx_fp16fix.cli.rules import rules_document
 
 if TYPE_CHECKING:
     from onnx_fp16fix.language import Rule
 
-__all__ = ["list_command", "show_command"]
+__all__ = ["list_command", "new_command", "schema_command", "show_command"]
 
 _json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
 _from = click.option(
@@ -74,3 +76,41 @@ def show_command(rule: str, files: tuple[str, ...], as_json: bool) -> tuple[int,
         entries = [{**_entry(entry), "why": entry.why, "page": rule_page(entry)} for entry in chosen]
         return 0, rules_document("show", 0, rules=entries)
     return 0, "\n".join(rule_page(entry) for entry in chosen).rstrip()
+
+
+@click.command("schema")
+@_json
+def schema_command(as_json: bool) -> tuple[int, str]:
+    """Print the JSON Schema of rule files, for editors (with or without --json)."""
+    import json
+
+    from onnx_fp16fix.proof import rule_file_schema
+
+    return 0, json.dumps(rule_file_schema(), indent=2)
+
+
+@click.command("new")
+@click.argument("rule_id", metavar="ID")
+@click.option("--name", help="Name of the problem, such as product-overflow.")
+@click.option(
+    "-o", "--output", type=options.PATH, metavar="FILE", help="Where to write it.  [default: NAME.yaml]"
+)
+@_json
+def new_command(rule_id: str, name: str | None, output: Path | None, as_json: bool) -> tuple[int, str | None]:
+    """Begin a rule file with the rule ID: an example that loads and whose proof holds, to be changed step by step."""
+    from onnx_fp16fix.errors import Problem, UsageError
+    from onnx_fp16fix.proof import scaffold
+
+    text = scaffold(rule_id, name)
+    path = output or Path(f"{name or f'{rule_id.lower()}-overflow'}.yaml")
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError:
+        raise UsageError(Problem("RULE-WRITE", "the file exists already", file=str(path))) from None
+    except OSError as error:
+        raise UsageError(
+            Problem("RULE-WRITE", f"cannot be written: {error.strerror}", file=str(path))
+        ) from None
+    click.echo(f"{path} is a rule that works; 'onnx-fp16fix rules test {path}' proves it", err=True)
+    return 0, rules_document("new", 0, file=str(path)) if as_json else None

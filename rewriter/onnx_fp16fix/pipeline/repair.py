@@ -23,6 +23,7 @@ from onnx_fp16fix.pipeline.replay import locked, replay
 from onnx_fp16fix.pipeline.rules import RuleStage, load_all, requests_to_plan
 from onnx_fp16fix.pipeline.state import Io, Precision, State, emit
 from onnx_fp16fix.pipeline.wishes import Names, Wishes, gather_wishes
+from onnx_fp16fix.pipeline.trust import refuse_unproven
 from onnx_fp16fix.plan import Plan, make_plan
 from onnx_fp16fix.progress import Progress, Silent
 from onnx_fp16fix.simulate import Mode
@@ -148,12 +149,14 @@ def apply(
     seed: int = 0,
     verify: bool = True,
     tensorrt: TensorRTMode = "auto",
+    trust_rules: bool = False,
     progress: Progress = _SILENT,
 ) -> Outcome:
     """Apply the named rules and nothing else; options as in ``fix``. Or a lock file: do what ``fix`` did.
 
     Where no rule matches, the result is the input, byte for byte. FP32 islands that rules ask for exist in a typed
-    model only (``precision="fp16"``): a FP32 model cannot hold them.
+    model only (``precision="fp16"``): a FP32 model cannot hold them. A rule of the user's own whose quick proof fails
+    is refused unless ``trust_rules``.
     """
     check_arguments(
         precision=precision, io=io, tensorrt=tensorrt, tolerance=tolerance, margin=margin, samples=samples
@@ -166,6 +169,8 @@ def apply(
         raise UsageError(Problem("USAGE-RULES", "apply needs rules: a file, a folder or pack:NAME"))
     stage = RuleStage(load_all(rules), margin)
     run = Run("apply", model, data, progress, samples, seed, ranges)
+    if not trust_rules:
+        refuse_unproven(run, stage.rules, rules)
     view, table = calibrated(run, run.model)
     state = State(run.model, view, table, margin)
     state = _apply_rules(run, state, stage)
