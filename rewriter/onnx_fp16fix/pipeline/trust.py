@@ -1,4 +1,4 @@
-"""Users' rules must hold their own cases before they touch a model; the shipped ones are proven by the project's tests."""
+"""Users' rules must hold their own cases before they touch a model; the shipped ones are proven in the tests."""
 
 from __future__ import annotations
 
