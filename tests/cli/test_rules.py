@@ -72,7 +72,10 @@ def test_bad_input_is_one_message(words, capsys):
 
 def test_apply_refuses_a_rule_whose_proof_fails(files, capsys):
     words = [str(files / "model.onnx"), "--data", str(files / "data.npz"), "--tensorrt", "off", "-q"]
-    assert main(["apply", str(files / "sound.yaml"), *words]) in (0, 1)  # 1: the rest of FP16 is not its business
+    assert main(["apply", str(files / "sound.yaml"), *words]) in (
+        0,
+        1,
+    )  # 1: the rest of FP16 is not its business
     assert (files / "model.fixed.onnx").exists()
     assert main(["apply", str(files / "wrong.yaml"), *words, "-o", str(files / "out.onnx")]) == 2
     assert "RULE-PROOF" in capsys.readouterr().err

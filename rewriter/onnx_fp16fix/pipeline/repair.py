@@ -22,8 +22,8 @@ from onnx_fp16fix.pipeline.prepare import ModelSource, Run, calibrated, inline_f
 from onnx_fp16fix.pipeline.replay import locked, replay
 from onnx_fp16fix.pipeline.rules import RuleStage, load_all, requests_to_plan
 from onnx_fp16fix.pipeline.state import Io, Precision, State, emit
-from onnx_fp16fix.pipeline.wishes import Names, Wishes, gather_wishes
 from onnx_fp16fix.pipeline.trust import refuse_unproven
+from onnx_fp16fix.pipeline.wishes import Names, Wishes, gather_wishes
 from onnx_fp16fix.plan import Plan, make_plan
 from onnx_fp16fix.progress import Progress, Silent
 from onnx_fp16fix.simulate import Mode
