@@ -1,8 +1,9 @@
 """ONNX Runtime on the CPU: the only place that opens sessions.
 
 Weights are not serialised with the graph. Inline initializers above ``_SHARED_BYTES`` are handed to ONNX Runtime as
-values it may read in place, so a session costs no second copy of them and models beyond protobuf's 2 GiB need no
-temporary file; external ones stay on disk, found through the model's folder.
+values, so models beyond protobuf's 2 GiB need no temporary file; beside the proto's own, a session then holds copies of
+them. External ones are mapped from their file, found through the model's folder, and cost none: ``model.lean`` makes
+the weights inside an .onnx file external to it. Inputs that initializers fill keep the values of these.
 """
 
 from __future__ import annotations

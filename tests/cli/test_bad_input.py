@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -145,3 +147,13 @@ def test_random_data_come_with_a_warning(folder: Path, capsys: pytest.CaptureFix
     assert document["data"]["random"] is True
     assert any("random" in text for text in document["warnings"])
     assert "warning: no data given" in printed.err
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a full device is a file of Linux")
+def test_a_stdout_that_cannot_be_written_is_one_line_and_no_bug():
+    command = [sys.executable, "-m", "onnx_fp16fix", "check", "missing.onnx", "--json", "-q"]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 3
+    assert "STDOUT-WRITE" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -6,18 +6,19 @@ invalid; 4 verification failed, nothing written; 5 rule tests failed; 70 a bug; 
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 import traceback
 from collections.abc import Sequence
-from contextlib import redirect_stdout
+from contextlib import redirect_stdout, suppress
 from importlib import import_module
 from typing import NoReturn
 
 import click
 
 from onnx_fp16fix import __version__
-from onnx_fp16fix.errors import Problem, UsageError, UserError
+from onnx_fp16fix.errors import ModelError, Problem, UsageError, UserError
 
 __all__ = ["main", "run"]
 
@@ -76,9 +77,25 @@ def main(args: Sequence[str]) -> int:
     for problem in problems:
         click.echo(f"error: {problem}", err=True)
     if as_json:
-        click.echo(data or _error_document(args, code, problems, time.monotonic() - started))
-    elif data is not None:
-        click.echo(data)
+        return _print(data or _error_document(args, code, problems, time.monotonic() - started), code)
+    return code if data is None else _print(data, code)
+
+
+def _print(text: str, code: int) -> int:
+    """Write to stdout; the exit code is ``code``, or that of a failed write."""
+    try:
+        click.echo(text)
+        sys.stdout.flush()
+    except OSError as error:
+        with suppress(
+            OSError, ValueError
+        ):  # else Python writes what is left once more when it ends, and complains
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        problem = Problem(
+            "STDOUT-WRITE", f"stdout cannot be written: {(error.strerror or str(error)).lower()}"
+        )
+        click.echo(f"error: {problem}", err=True)
+        return ModelError.exit_code
     return code
 
 
