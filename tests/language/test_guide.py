@@ -1,4 +1,4 @@
-"""The rule files in docs/rule-language.md load, and their cases hold."""
+"""The rule files in docs/rule-language.md and docs/deconv.md load, and their cases hold."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from language._models import load_text
 from onnx_fp16fix.language.cases import run_cases
 from onnx_fp16fix.language.guard import FACTS, MATH
 
-GUIDE = (Path(__file__).parents[2] / "docs" / "rule-language.md").read_text(encoding="utf-8")
+DOCS = Path(__file__).parents[2] / "docs"
+GUIDE = "\n".join((DOCS / name).read_text(encoding="utf-8") for name in ("rule-language.md", "deconv.md"))
 BLOCKS = re.findall(r"```yaml\n(.*?)```", GUIDE, re.DOTALL)
 
 

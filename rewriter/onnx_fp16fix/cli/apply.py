@@ -25,6 +25,7 @@ __all__ = ["command"]
 @options.ranges
 @options.precision("fp32")
 @options.io
+@options.made_for
 @options.tolerance
 @options.margin
 @options.no_verify

@@ -32,6 +32,7 @@ class _Fix(click.Command):
 @options.ranges
 @options.precision("fp16")
 @options.io
+@options.made_for
 @options.tolerance_or_floor
 @options.margin
 @options.rules

@@ -22,6 +22,7 @@ __all__ = [
     "data",
     "io",
     "kernels",
+    "made_for",
     "margin",
     "memory",
     "no_verify",
@@ -144,6 +145,11 @@ kernels = click.option(
 )
 rules = click.option(
     "--rules", metavar="RULES", help="Rules to use instead of all shipped ones; commas separate."
+)
+made_for = click.option(
+    "--target",
+    metavar="T[:V]",
+    help="What the model is made for: tensorrt:11.2, tensorrt-rtx, ... Rules for that target apply.",
 )
 no_verify = click.option("--no-verify", is_flag=True, help="Write without proof.")
 

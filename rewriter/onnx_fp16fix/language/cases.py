@@ -32,12 +32,13 @@ _TYPES = {
     "int32": TensorProto.INT32,
     "bool": TensorProto.BOOL,
 }
-_WORDS = ("absmax", "vmin", "vmax", "smallest", "fill")
+_WORDS = ("absmax", "vmin", "vmax", "smallest", "fill", "all")
 
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """``float [4, D] absmax=300``: type, shape, measured range; ``fill`` makes a constant of zeros and that value."""
+    """``float [4, D] absmax=300``: type, shape, measured range; ``fill`` and ``all`` make a constant: that value above
+    a diagonal of zeros, or everywhere."""
 
     dtype: int = TensorProto.FLOAT
     shape: tuple[int | str, ...] | None = None
@@ -47,6 +48,7 @@ class Given:
         """The measured range, None where nothing was given."""
         facts = dict(self.facts or {})
         facts.pop("fill", None)
+        facts.pop("all", None)
         if not facts:
             return None
         absmax = facts.get("absmax", max(abs(facts.get("vmin", 0.0)), abs(facts.get("vmax", 0.0))))
@@ -101,11 +103,11 @@ def build_model(suite: Suite, given: Mapping[str, Given], opset: int = 17) -> on
         emitter.rename(placeholder, f"constant_{index}")
         graph.initializer.append(numpy_helper.from_array(values, f"constant_{index}"))
     for name, entry in inputs.items():
-        fill = (entry.facts or {}).get("fill")
-        if fill is None:
+        facts = entry.facts or {}
+        if "fill" not in facts and "all" not in facts:
             graph.input.append(helper.make_tensor_value_info(name, entry.dtype, entry.shape))
         else:
-            graph.initializer.append(numpy_helper.from_array(_triangle(entry, fill), name))
+            graph.initializer.append(numpy_helper.from_array(_constant(entry, facts), name))
     graph.node.extend(emitter.nodes)
     graph.output.append(helper.make_empty_tensor_value_info(result))
     model.graph.CopyFrom(graph)
@@ -114,9 +116,11 @@ def build_model(suite: Suite, given: Mapping[str, Given], opset: int = 17) -> on
     return model
 
 
-def _triangle(entry: Given, fill: float) -> Any:
+def _constant(entry: Given, facts: Mapping[str, float]) -> Any:
     shape = tuple(int(size) for size in entry.shape or ())
-    values = np.full(shape, fill, np.float32)
+    if "all" in facts:
+        return np.full(shape, facts["all"], np.float32)
+    values = np.full(shape, facts["fill"], np.float32)
     return np.triu(values, 1) if len(shape) > 1 else values
 
 

@@ -25,8 +25,8 @@ class Target:
     type: str = TYPES[0]
 
     def __str__(self) -> str:
-        version = ".".join(map(str, self.version)) if self.version is not None else "of unknown version"
-        return f"{self.name} {version} in {self.type.upper()}"
+        version = "" if self.version is None else " " + ".".join(map(str, self.version))
+        return f"{self.name}{version} in {self.type.upper()}"
 
 
 def parse_target(text: str) -> Target:

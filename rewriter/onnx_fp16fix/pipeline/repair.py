@@ -22,6 +22,7 @@ from onnx_fp16fix.pipeline.prepare import ModelSource, Run, calibrated, inline_f
 from onnx_fp16fix.pipeline.replay import locked, replay
 from onnx_fp16fix.pipeline.rules import RuleStage, load_all, requests_to_plan
 from onnx_fp16fix.pipeline.state import Io, Precision, State, emit
+from onnx_fp16fix.pipeline.targets import apply_rules, asked_targets
 from onnx_fp16fix.pipeline.trust import refuse_unproven
 from onnx_fp16fix.pipeline.wishes import Names, Wishes, gather_wishes
 from onnx_fp16fix.plan import Plan, make_plan
@@ -43,6 +44,7 @@ def fix(
     ranges: str | Path | None = None,
     precision: Precision = "fp16",
     io: Io = "fp32",
+    target: str | None = None,
     tolerance: float | None = None,
     margin: float = 2.0,
     samples: int = 4,
@@ -64,6 +66,7 @@ def fix(
 
     ``data``: see ``calibrate.open_data``. ``ranges``: a table that ``calibrate`` wrote for this model, instead of
     measuring again. ``rules``: files, folders or packs, all shipped rules if None; the islands they ask for are kept.
+    ``target``: what the model is made for (``tensorrt:11.2``): rules for this target come first; see ``Target``.
     ``precision="fp32"`` gives the rescaled FP32 model for weakly typed engines. ``tolerance``: largest relative L2
     error of an output in simulated FP16; None is 1e-2, or more (with a finding) where FP16's own rounding costs
     more; ``kernels``: what it takes GPU kernels to keep in FP16 inside (default, cuda,
@@ -96,16 +99,22 @@ def fix(
         allow=allow,
         force=force,
     )
+    chosen = wishes.allowed(load_all(rules))
+    stage = RuleStage(chosen, margin, targets=asked_targets(target, rules, chosen))
     run = Run("fix", model, data, progress, samples, seed, ranges, kernels=kernels)
-    stage = RuleStage(wishes.allowed(load_all(rules)), margin)
     base = inline_functions(run.model)
     targets = wishes.targets(build_view(base).main)
     view, table = calibrated(run, base)
+    steps: tuple[Step, ...] = ()
+    if stage.targets:
+        retargeted = apply_rules(run, State(base, view, table, margin), stage, for_targets=True)
+        if retargeted.model is not base:
+            base, view, table, steps = retargeted.model, retargeted.view, retargeted.ranges, retargeted.steps
+            targets = wishes.targets(view.main)
     table = wishes.limited(table, view.main)
     run.document.findings += nan_findings(view.main, table)
-    steps: tuple[Step, ...] = ()
     if (equalized := equalize_channels(run, view, table, margin)) is not None:
-        base, steps = equalized[0], (equalized[1],)  # the same nodes at the same places
+        base, steps = equalized[0], (*steps, equalized[1])  # the same nodes at the same places
         view, table = calibrated(run, base)
         table = wishes.limited(table, view.main, strict=False)
     state = State(
@@ -143,6 +152,7 @@ def apply(
     ranges: str | Path | None = None,
     precision: Precision = "fp32",
     io: Io = "fp32",
+    target: str | None = None,
     tolerance: float = 1e-2,
     margin: float = 2.0,
     samples: int = 4,
@@ -167,13 +177,14 @@ def apply(
         )
     if rules is None or (not isinstance(rules, (str, Path)) and not rules):
         raise UsageError(Problem("USAGE-RULES", "apply needs rules: a file, a folder or pack:NAME"))
-    stage = RuleStage(load_all(rules), margin)
+    chosen = load_all(rules)
+    stage = RuleStage(chosen, margin, targets=asked_targets(target, rules, chosen))
     run = Run("apply", model, data, progress, samples, seed, ranges)
     if not trust_rules:
         refuse_unproven(run, stage.rules, rules)
     view, table = calibrated(run, run.model)
     state = State(run.model, view, table, margin)
-    state = _apply_rules(run, state, stage)
+    state = apply_rules(run, state, stage)
     fp32, only = requests_to_plan(stage.requests)
     if not only:
         state.plan = Plan(fp32=fp32)  # islands alone are no reason to rescale anything
@@ -229,17 +240,3 @@ def _follow(before: State, after: State) -> State | None:
         )
     except KeyError:
         return None
-
-
-def _apply_rules(run: Run, state: State, stage: RuleStage) -> State:
-    """Rewrite until no rule finds anything new; rounds are bounded, so rules that feed each other end too."""
-    for _ in range(stage.MAX_ROUNDS):
-        with run.progress.step("rules"):
-            model = stage.run(state.view, state.ranges)
-        stage.keep()
-        if model is None:
-            return state
-        view, ranges = calibrated(run, model)
-        state = State(model, view, ranges, state.margin)
-    run.warn(f"rules still change the model after {stage.MAX_ROUNDS} rounds: they undo each other's work")
-    return state

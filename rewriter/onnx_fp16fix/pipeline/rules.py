@@ -14,7 +14,7 @@ import onnx_fp16fix.actions  # noqa: F401  registers the actions that rules may 
 from onnx_fp16fix.calibrate import RangeTable
 from onnx_fp16fix.document import Edit, Finding, FindingStatus, RuleEntry
 from onnx_fp16fix.graph import GraphView, ScopeView
-from onnx_fp16fix.language import MatchRecord, PlanRequest, Rule, RuleRun, apply_rules, load_rules
+from onnx_fp16fix.language import MatchRecord, PlanRequest, Rule, RuleRun, Target, apply_rules, load_rules
 from onnx_fp16fix.model import Model, Patch, ScopePath, apply_patches
 
 __all__ = ["RuleStage", "load_all", "requests_to_plan"]
@@ -48,6 +48,7 @@ class RuleStage:
     MAX_ROUNDS: ClassVar[int] = 4
     rules: tuple[Rule, ...]
     margin: float
+    targets: tuple[Target, ...] = ()
     requests: tuple[PlanRequest, ...] = ()
     tolerance: float = 0.0
     """Largest FP32 deviation that the rules kept so far declare."""
@@ -61,9 +62,13 @@ class RuleStage:
         ranges: RangeTable,
         *,
         only_nodes: Collection[tuple[ScopePath, int]] | None = None,
+        for_targets: bool = False,
     ) -> Model | None:
-        """The rewritten model, None if no rule rewrites anything."""
-        self._last = apply_rules(view, self.rules, ranges, margin=self.margin, only_nodes=only_nodes)
+        """The rewritten model, None if no rule rewrites anything; ``for_targets``: of the rules that name targets."""
+        rules = [rule for rule in self.rules if rule.targets or not for_targets]
+        self._last = apply_rules(
+            view, rules, ranges, margin=self.margin, targets=self.targets, only_nodes=only_nodes
+        )
         self.requests = self._last.requests
         for stats in self._last.stats:
             entry = self._stats.setdefault(stats.rule, RuleEntry(id=stats.rule, name=stats.name))
@@ -80,7 +85,7 @@ class RuleStage:
 
     def wishes(self, view: GraphView, ranges: RangeTable) -> dict[int, str]:
         """Main-graph nodes that the rules keep in FP32 in this very model; nothing is recorded or rewritten."""
-        run = apply_rules(view, self.rules, ranges, margin=self.margin)
+        run = apply_rules(view, self.rules, ranges, margin=self.margin, targets=self.targets)
         return requests_to_plan(run.requests)[0]
 
     def keep(self) -> None:
@@ -115,7 +120,10 @@ class RuleStage:
         """What rules did (``status`` is theirs) and what they skipped for want of a fact, in the last run."""
         done = self._kept if status == "fixed" else [r for r in self._last.records if r.status == "applied"]
         unknown = [r for r in self._last.records if r.status == "skipped" and r.missing]
-        return [_finding(r, status) for r in done] + [_finding(r, "skipped") for r in unknown]
+        of_targets = {rule.id for rule in self.rules if rule.targets}
+        found = [(record, status) for record in done]
+        found += [(record, "skipped") for record in unknown]
+        return [_finding(record, state, record.rule in of_targets) for record, state in found]
 
 
 _DECLARED = {"exact": 0.0, "real": 1e-5, "context": 1e-5, "lossy": 1e-2}
@@ -126,12 +134,12 @@ def _tolerance(record: MatchRecord) -> float:
     return record.tol if record.tol is not None else _DECLARED[record.equal]
 
 
-def _finding(record: MatchRecord, status: FindingStatus) -> Finding:
+def _finding(record: MatchRecord, status: FindingStatus, of_target: bool) -> Finding:
     facts: dict[str, JsonValue] = {name: _plain(value) for name, value in record.facts.items()}
     return Finding(
         rule=record.rule,
         name=record.name,
-        kind="overflow",
+        kind="structure" if of_target else "overflow",
         severity="warning" if status == "skipped" else "error",
         status=status,
         message=record.reason,

@@ -99,7 +99,7 @@ _HALF, _ANY = ("fp16",), ("fp16", "bf16", "int8")
 
 KNOWN: Sequence[Known] = (
     Known("groups", "tensorrt", (11, 2), None, _HALF, _grouped,
-          "strongly typed FP16: no kernel for grouped (transposed) convolutions; 10.16 builds them",
+          "no kernel for grouped convolutions in strongly typed models; 10.16 builds them",
           _GROUPS, _GITHUB + "NVIDIA/TensorRT/issues/4838"),
     Known("groups", "dla", None, None, _ANY, _grouped,
           "groups must be 1, else the layer falls back to the GPU",
