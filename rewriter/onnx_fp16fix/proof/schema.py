@@ -28,6 +28,7 @@ def _case() -> dict[str, Any]:
         "because": {**_TEXT, "description": "What refuses a miss: where[0], vars.x, match"},
         "todo": {**_TEXT, "description": "A known gap: reported, not failing"},
         "opset": {"type": ["integer", "string"], "description": "Opset of the graph, 17 if not given"},
+        "target": {**_TEXT, "description": "What the case is run for: tensorrt:11.2"},
     }
     one_of = [{"required": ["hit"]}, {"required": ["miss"]}]
     return {"type": "object", "properties": keys, "additionalProperties": False, "oneOf": one_of}

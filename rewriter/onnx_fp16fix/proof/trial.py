@@ -95,7 +95,8 @@ def try_rule(
     given = givens(case)
     before = model if model is not None else case_model(case)
     table = table if table is not None else case_table(given)
-    run = apply_rules(build_view(Model(before)), [replace(rule, after=())], table, targets=rule.targets)
+    targets = [case.target] if case.target else rule.targets
+    run = apply_rules(build_view(Model(before)), [replace(rule, after=())], table, targets=targets)
     after = apply_patches(Model(before), run.patches).proto if run.patches else before
     return Trial(rule, given, before, after, table, run)
 
