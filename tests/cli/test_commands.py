@@ -54,7 +54,7 @@ def test_fix_writes_beside_the_input_and_says_so(
     assert options == {
         "samples": 4, "seed": 0, "ranges": None, "precision": "fp16", "io": "fp32", "tolerance": None, "margin": 4.0,
         "verify": True, "tensorrt": "auto",
-        "kernels": "default",
+        "kernels": "default", "target": None,
         "keep_fp32": (), "keep_fp32_ops": [], "force_fp16": (), "force_fp16_ops": [], "limits": {},
         "max_fp32_flops": None, "allow": None, "force": False,
     }  # fmt: skip
