@@ -173,9 +173,9 @@ def test_an_unknown_rule_is_named_with_a_suggestion():
     assert {rule.family for rule in select_rules(rules, ["NORM"])} == {"NORM"}
     assert [rule.id for rule in select_rules(rules, ["rms-square-overflow"])] == ["NORM001"]
     with pytest.raises(RuleFileError) as caught:
-        select_rules(rules, ["NORM01"])
+        select_rules(rules, ["NORN001"])
     assert str(caught.value).startswith(
-        "no rule is called 'NORM01' [RULE-UNKNOWN]\n  hint: did you mean 'NORM001'?"
+        "no rule is called 'NORN001' [RULE-UNKNOWN]\n  hint: did you mean 'NORM001'?"
     )
 
 
