@@ -53,10 +53,6 @@ def layer_norm_2d(x: Tensor) -> Tensor:
     return d / torch.sqrt(d.pow(2).mean(1, keepdim=True) + 0.5)
 
 
-def unbiased(x: Tensor) -> Tensor:
-    return (x - x.mean(-1, keepdim=True)) / torch.sqrt(x.var(-1, keepdim=True) + 0.5)
-
-
 def std_plus_eps(x: Tensor) -> Tensor:
     return (x - x.mean(-1, keepdim=True)) / (x.std(-1, keepdim=True) + 0.1)
 
@@ -90,27 +86,6 @@ def softmax_by_hand(x: Tensor) -> Tensor:
     return e / e.sum(-1, keepdim=True)
 
 
-def efficient_vit(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    q, k = F.relu(q), F.relu(k)
-    n = torch.matmul(torch.matmul(F.pad(v, (0, 0, 0, 1), value=1.0), k.transpose(-1, -2)), q)
-    return n[:, :-1] / (n[:, -1:] + 0.5)
-
-
-def elu_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    q, k = F.elu(q) + 1, F.elu(k) + 1
-    den = (q * k.sum(1, keepdim=True)).sum(-1, keepdim=True) + 0.5
-    return torch.matmul(q, torch.matmul(k.transpose(-1, -2), v)) / den
-
-
-def two_masks(s: Tensor, causal: Tensor, pad: Tensor) -> Tensor:
-    low = torch.finfo(torch.float32).min
-    return torch.softmax(s + (1.0 - causal) * -1e9 + (1.0 - pad[:, None]) * low, -1)
-
-
-def gelu_by_hand(x: Tensor) -> Tensor:
-    return 0.5 * x * (1 + torch.tanh(0.7978845608 * (x + 0.044715 * torch.pow(x, 3))))
-
-
 def snake(x: Tensor) -> Tensor:
     a = torch.arange(1.0, 5.0)[:, None]
     return x + torch.sin(a * x) ** 2 / a
@@ -125,47 +100,34 @@ def steps(low: float, high: float, *shape: int) -> Tensor:
     return torch.linspace(low, high, int(np.prod(shape))).reshape(shape)
 
 
-ONES = torch.tril(torch.ones(8, 8))
 CASES = [
     ("NORM002", layer_norm_2d, (wide(2, 8, 4, 4),)),
     ("NORM005", nn.InstanceNorm2d(4, affine=True), (wide(2, 4, 8, 8),)),
     ("NORM005", nn.GroupNorm(2, 4), (wide(2, 4, 8, 8),)),
     ("NORM006", nn.LayerNorm(64), (wide(4, 64),)),
-    ("NORM010", unbiased, (wide(4, 64),)),
     ("NORM011", std_plus_eps, (wide(4, 64),)),
     ("NORM012", demodulate, (wide(2, 4, 8, 3, 3),)),
     ("NORM013", style, (wide(2, 4, 8, 8),)),
     ("NORM014", lambda a, b: torch.sqrt(a**2 + b**2), (wide(4, 64), wide(4, 64))),
     ("NORM016", grn, (wide(2, 8, 8, 4),)),
     ("NORM017", moments, (wide(4, 64),)),
-    ("NORM018", lambda x: x.std((2, 3)), (wide(2, 4, 8, 8),)),
     (
         "ATTN002",
         lambda q, k: torch.softmax(torch.einsum("bid,bjd->bij", q, k) * 0.125, -1),
         (wide(2, 8, 64) / 8, wide(2, 8, 64) / 8),
     ),
-    ("ATTN003", efficient_vit, (steps(0, 1, 2, 8, 64), wide(2, 8, 64), steps(-9, 9, 2, 8, 64))),
-    ("ATTN004", elu_attention, (steps(0, 1, 2, 64, 8), wide(2, 64, 8), steps(-9, 9, 2, 64, 8))),
     ("ATTN005", softmax_by_hand, (steps(-30, 30, 4, 64),)),
     ("ATTN006", lambda x: x.exp().sum(-1).log(), (steps(-30, 30, 4, 64),)),
-    ("MASK005", two_masks, (steps(-5, 5, 1, 8, 8), ONES, torch.ones(1, 8))),
-    ("MASK006", lambda s, m: torch.softmax(s + m * -1e9, -1), (steps(-5, 5, 8, 8), 1 - ONES)),
-    ("MASK007", lambda s, m: torch.softmax(s - (1 - m) * 1e10, -1), (steps(-5, 5, 8, 8), ONES)),
     ("ACT001", lambda x: torch.log(1 + torch.exp(x)), (steps(-30, 30, 64),)),
     ("ACT002", F.softplus, (steps(-30, 30, 64),)),
-    ("ACT004", gelu_by_hand, (steps(-90, 90, 64),)),
-    ("ACT004", lambda x: F.gelu(x, approximate="tanh"), (steps(-90, 90, 64),)),
     ("ACT006", lambda x: torch.exp(x).clip(max=100.0), (steps(-30, 30, 64),)),
     ("ACT006", lambda x: torch.exp(x).clip(1e-3, 100.0), (steps(-30, 30, 64),)),
     ("ACT007", snake, (wide(1, 4, 64),)),
     ("ACT008", lambda x: torch.sqrt(torch.exp(x)), (steps(-3, 15, 64),)),
-    ("EPS001", lambda x, n: x / (n + 2e-8), (steps(-2, 2, 64), steps(0, 2, 64))),
-    ("EPS002", lambda x, n: x / n.clamp(min=1e-12), (steps(-2, 2, 64), steps(0, 2, 64))),
     ("EPS003", lambda x: torch.log(x + 2e-8), (steps(0, 2, 64),)),
     ("EPS004", lambda x: torch.log(x.clamp(min=1e-10)), (steps(0, 2, 64),)),
     ("EPS005", lambda x: 1 / torch.sqrt(x + 2e-8), (steps(0, 2, 64),)),
     ("EPS006", logit, (steps(0, 1, 64),)),
-    ("EPS007", lambda y, x: torch.atan(y / x), (steps(1e-9, 1, 64), steps(1e-8, 2, 64))),
 ]
 
 
@@ -212,6 +174,6 @@ EXPECTED = Counter(rule for rule, _, _ in CASES)
 
 @pytest.mark.parametrize("rule", sorted(EXPECTED))
 def test_rule_finds_what_torch_exports_and_the_values_stay(rule, applied):
-    if rule in ("NORM010", "NORM011", "NORM018"):
+    if rule == "NORM011":
         pytest.xfail("torch.var multiplies by N and divides by N - 1: not found in exported form yet")
     assert applied[rule] >= EXPECTED[rule]
