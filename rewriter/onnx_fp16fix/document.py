@@ -26,6 +26,7 @@ __all__ = [
     "FindingKind",
     "FindingStatus",
     "Fp32Check",
+    "MissEntry",
     "ModelEntry",
     "OrtCheck",
     "OutputEntry",
@@ -102,6 +103,23 @@ class RuleEntry(_Section):
     applied: int = 0
     skipped: int = 0
     seconds: float = 0.0
+
+
+class MissEntry(_Section):
+    """How close a rule came that changed nothing: ``fitted`` of ``size`` operations of its pattern fitted at ``node``;
+    ``clause`` ended it, ``reason`` says how. ``facts`` are those asked for, ``missing`` those not known."""
+
+    rule: str
+    name: str = ""
+    clause: str
+    reason: str
+    fitted: int = 0
+    size: int = 0
+    scope: str = ""
+    node: str | None = None
+    nodes: list[str] = Field(default_factory=list)
+    facts: dict[str, JsonValue] = Field(default_factory=dict)
+    missing: list[str] = Field(default_factory=list)
 
 
 class Edit(_Section):
@@ -310,6 +328,7 @@ class RunDocument(_Section):
     output: OutputEntry | None = None
     data: DataEntry | None = None
     rules: list[RuleEntry] = Field(default_factory=list)
+    misses: list[MissEntry] = Field(default_factory=list)
     findings: list[Finding] = Field(default_factory=list)
     plan: PlanEntry | None = None
     verification: VerificationEntry | None = None

@@ -120,7 +120,8 @@ rules:
         ),
         (("Exp(x)", "Exp(moved(x))"), None),
         (("match: Exp(x)", "match: Exp(x ** y)"), "the exponent in a pattern must be a number"),
-        (("match: Exp(x)", "match: (Exp(x), Log(x))"), "several roots cannot stand in a pattern"),
+        (("match: Exp(x)", "match: (Exp(x), Log(y))"), "the roots of a pattern must share a name"),
+        (("match: Exp(x)", "match: Exp([x, y])"), "several roots cannot stand in a pattern"),
     ],
 )
 def test_each_mistake_has_its_message(change, expected, tmp_path):

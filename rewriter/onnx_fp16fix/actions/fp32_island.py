@@ -39,7 +39,7 @@ class Fp32Island:
         scope, limit = site.match.scope, int(call.parameters.max_nodes)
         until = call.expressions.get("until")
         island = dict.fromkeys(sorted(site.match.nodes))
-        waiting: list[ViewNode] = [site.match.root]
+        waiting: list[ViewNode] = list(site.match.roots)
         while waiting and until is not None:
             node = waiting.pop(0)
             if self._fits(site, node, until):

@@ -2,13 +2,17 @@
 
 from onnx_fp16fix.language.apply import apply_rules
 from onnx_fp16fix.language.load import load_rules, packs, select_rules
+from onnx_fp16fix.language.miss import Miss
 from onnx_fp16fix.language.request import PlanRequest
-from onnx_fp16fix.language.rule import Rule
+from onnx_fp16fix.language.rule import DEFAULT_ALLOWED, EQUAL, Rule
 from onnx_fp16fix.language.run import MatchRecord, RuleRun, RuleStats
 from onnx_fp16fix.language.target import Target, parse_target
 
 __all__ = [
+    "DEFAULT_ALLOWED",
+    "EQUAL",
     "MatchRecord",
+    "Miss",
     "PlanRequest",
     "Rule",
     "RuleRun",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import onnx_graphsurgeon as gs
@@ -20,11 +20,13 @@ from onnx_fp16fix.language.expression import Expr
 from onnx_fp16fix.language.facts import MatchFacts, Ranges
 from onnx_fp16fix.language.guard import Unknown, evaluate, is_true
 from onnx_fp16fix.language.match import Binding, Match, Matcher
+from onnx_fp16fix.language.miss import Miss
+from onnx_fp16fix.language.misses import missed_match, not_run, refused_match
+from onnx_fp16fix.language.op_index import OpIndex, alternatives
 from onnx_fp16fix.language.pattern import Pattern
 from onnx_fp16fix.language.registry import Call, ModelAction, NotPossible, RewriteAction, find_action
 from onnx_fp16fix.language.request import PlanRequest
-from onnx_fp16fix.language.roots import needed_ops, root_ops
-from onnx_fp16fix.language.rule import Rule, Variant
+from onnx_fp16fix.language.rule import DEFAULT_ALLOWED, Rule, Variant
 from onnx_fp16fix.language.run import MatchRecord, RuleRun, RuleStats
 from onnx_fp16fix.language.shapes import bind_sizes
 from onnx_fp16fix.language.target import Target
@@ -45,17 +47,21 @@ def apply_rules(
     margin: float = 1.0,
     targets: Collection[str | Target] = (),
     only_nodes: Collection[tuple[ScopePath, int]] | None = None,
+    allow: Collection[str] = DEFAULT_ALLOWED,
+    explain_misses: bool = False,
 ) -> RuleRun:
     """Match all rules in all scopes and write what applies; the view and its model stay as they are.
 
     ``margin`` widens measured ranges (2 means: real data may be twice as large). A rule with ``targets`` runs only
     when one of them is asked for, by name or with its version. ``only_nodes``: matches that touch none of these
-    (scope, node index) are passed over without a record.
+    (scope, node index) are passed over without a record. Rules whose ``equal`` is not in ``allow`` change nothing and
+    say where they would. ``explain_misses``: for each rule that applies nowhere, look for its closest partial match.
     """
-    run = _Pass(view, Ranges(view, ranges, margin), targets, only_nodes)
-    for rule in order_rules(rules):
+    run = _Pass(view, Ranges(view, ranges, margin), targets, only_nodes, frozenset(allow))
+    ordered = order_rules(rules)
+    for rule in ordered:
         run.rule(rule)
-    return run.result()
+    return run.result(ordered if explain_misses else ())
 
 
 def order_rules(rules: Sequence[Rule]) -> list[Rule]:
@@ -80,7 +86,7 @@ class _Scope:
     view: ScopeView
     matcher: Matcher
     editor: ScopeEditor
-    by_op: dict[str, list[int]]
+    index: OpIndex
     taken: dict[int, str] = field(default_factory=dict)
     copied: dict[int, str] = field(default_factory=dict)
 
@@ -107,7 +113,7 @@ class _Site:
     def evaluate(self, expr: Expr, out: gs.Tensor) -> Any:
         """Value of a guard in which ``out`` is this tensor."""
         bindings = {**self.match.bindings, "out": Binding(out)}
-        match = Match(self.match.scope, self.match.root, self.match.nodes, bindings, self.match.rest)
+        match = replace(self.match, bindings=bindings)
         facts = MatchFacts(
             match, self.facts.matcher, self.facts.ranges, self.facts.variables, self.facts.target
         )
@@ -122,8 +128,9 @@ class _Pass:
         ranges: Ranges,
         targets: Collection[str | Target],
         only_nodes: Collection[tuple[ScopePath, int]] | None,
+        allow: frozenset[str],
     ) -> None:
-        self.view, self.ranges, self.only_nodes = view, ranges, only_nodes
+        self.view, self.ranges, self.only_nodes, self.allow = view, ranges, only_nodes, allow
         asked = [Target(target) if isinstance(target, str) else target for target in targets]
         self.targets = {target.name: target for target in asked}
         names = Names(view.model)
@@ -132,17 +139,34 @@ class _Pass:
         self.requests: list[PlanRequest] = []
         self.stats: list[RuleStats] = []
 
-    def result(self) -> RuleRun:
+    def result(self, explain: Sequence[Rule]) -> RuleRun:
+        misses = tuple(miss for rule in explain if (miss := self.miss(rule)) is not None)
         patches = [scope.editor.finish() for scope in self.scopes]
         changed = tuple(patch for patch in patches if not patch.is_empty())
-        return RuleRun(changed, tuple(self.requests), tuple(self.records), tuple(self.stats))
+        return RuleRun(changed, tuple(self.requests), tuple(self.records), tuple(self.stats), misses)
+
+    def miss(self, rule: Rule) -> Miss | None:
+        """How close the rule came; None where it is applied."""
+        if any(stats.rule == rule.id and stats.applied for stats in self.stats):
+            return None
+        if (reason := self.not_for(rule)) is not None:
+            return not_run(rule, *reason)
+        refused = refused_match(rule, self.records)
+        return refused or missed_match(rule, [(scope.matcher, scope.index) for scope in self.scopes])
+
+    def not_for(self, rule: Rule) -> tuple[str, str] | None:
+        """Clause and reason where the rule is not for this model or target."""
+        opset = self.view.model.opset
+        if opset not in rule.opset:
+            return "opset", f"the model has opset {opset}, the rule is for {rule.opset}"
+        if rule.targets and not set(rule.targets) & set(self.targets):
+            return "targets", f"the rule is for {', '.join(rule.targets)}"
+        return None
 
     def rule(self, rule: Rule) -> None:
         stats = RuleStats(rule.id, rule.name)
         self.stats.append(stats)
-        if self.view.model.opset not in rule.opset:
-            return
-        if rule.targets and not set(rule.targets) & set(self.targets):
+        if self.not_for(rule) is not None:
             return
         start = time.process_time()
         if not rule.patterns and self.only_nodes is None:
@@ -152,7 +176,7 @@ class _Pass:
             self.records.append(decided)
         for scope in self.scopes:
             before = scope.matcher.exhausted
-            for index, patterns in _roots(rule, scope):
+            for index, patterns in alternatives(rule.patterns, scope.index):
                 stats.tried += 1
                 record = self._at(rule, scope, index, patterns)
                 if record is not None:
@@ -195,6 +219,9 @@ class _Pass:
         if winner is not None:
             reason = f"shadowed by {winner}, which changes the same nodes"
             return self._record(rule, match, facts, "shadowed", reason, "overlap")
+        if rule.equal not in self.allow:
+            reason = f"equal: {rule.equal} is not allowed here"
+            return self._record(rule, match, facts, "skipped", reason, "equal")
         for position, variant in enumerate(rule.variants):
             if variant.when is None or is_true(evaluate(variant.when, facts)):
                 return self._write(rule, variant, scope, match, facts, f"replace[{position}]")
@@ -290,18 +317,4 @@ class _Pass:
 
 def _open_scope(scope: ScopeView, names: Names) -> _Scope:
     matcher = Matcher(scope)
-    by_op: dict[str, list[int]] = {}
-    for node in scope.nodes:
-        by_op.setdefault(node.op, []).append(node.index)
-    return _Scope(scope, matcher, ScopeEditor(scope, matcher, names), by_op)
-
-
-def _roots(rule: Rule, scope: _Scope) -> list[tuple[int, list[Pattern]]]:
-    """Nodes a match may be rooted at, in order, each with the alternatives that can start there."""
-    found: dict[int, list[Pattern]] = {}
-    for pattern in rule.patterns:
-        if all(ops & scope.by_op.keys() for ops in needed_ops(pattern)):
-            for op in root_ops(pattern):
-                for index in scope.by_op.get(op, ()):
-                    found.setdefault(index, []).append(pattern)
-    return sorted(found.items())
+    return _Scope(scope, matcher, ScopeEditor(scope, matcher, names), OpIndex(scope, matcher.canonical))

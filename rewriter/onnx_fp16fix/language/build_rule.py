@@ -14,9 +14,9 @@ from onnx_fp16fix.language.fields import Fields
 from onnx_fp16fix.language.guard import NOTHING, evaluate
 from onnx_fp16fix.language.operations import closest
 from onnx_fp16fix.language.parse import parse_expression, parse_suite
-from onnx_fp16fix.language.pattern import Pattern
+from onnx_fp16fix.language.pattern import Pattern, Roots
 from onnx_fp16fix.language.registry import ModelAction, find_action
-from onnx_fp16fix.language.rule import Case, OpsetRange, Rule, Variable
+from onnx_fp16fix.language.rule import EQUAL, Case, OpsetRange, Rule, Variable
 from onnx_fp16fix.language.target import Target, parse_target
 from onnx_fp16fix.language.yaml_source import Branch, Scalar, Tree
 
@@ -45,7 +45,6 @@ KEYS = (
     "after",
     "tests",
 )
-EQUAL = ("exact", "real", "context", "lossy")
 _ID = re.compile(r"[A-Z]{2,12}[0-9]{3}")
 _NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 _KIND = re.compile(r"(tensor|const scalar|const tensor|const|attr|axes)(?:\s*\[(.*)\])?")
@@ -84,7 +83,7 @@ class _Builder:
         let = self.lets(names)
         self.needless()
         moved = any(use.moved for use in uses)
-        variants = VariantBuilder(self.fields, names, variables, moved).variants()
+        variants = VariantBuilder(self.fields, names, variables, moved, self.roots(patterns)).variants()
         self.unused(let, names)
         tol, opset, cases = self.tolerance(), self.opset(), self.cases()
         if len(self.problems) > known or not (patterns or self.for_model()):
@@ -155,6 +154,14 @@ class _Builder:
             if found is not None:
                 compiled.append(found)
         return tuple(pattern for pattern, _ in compiled), [uses for _, uses in compiled]
+
+    def roots(self, patterns: tuple[Pattern, ...]) -> int:
+        """How many results the alternatives have; all must have as many."""
+        counts = {len(found.patterns) if isinstance(found, Roots) else 1 for found in patterns}
+        if len(counts) > 1:
+            tree = self.fields.tree("match") or self.tree
+            self.fields.report(tree.place, "the alternatives of 'any' must have the same number of roots")
+        return max(counts, default=1)
 
     def variables(self, uses: list[Uses]) -> dict[str, Variable]:
         bound = {name for use in uses for name in use.all()}

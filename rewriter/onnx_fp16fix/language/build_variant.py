@@ -17,9 +17,13 @@ __all__ = ["VariantBuilder"]
 
 
 class VariantBuilder:
-    """Builds the variants of one rule; ``moved``: the pattern looks through ops it does not rebuild."""
+    """Builds the variants of one rule; ``moved``: the pattern looks through ops it does not rebuild. ``roots``: how
+    many results the pattern has."""
 
-    def __init__(self, fields: Fields, names: Names, variables: dict[str, Variable], moved: bool) -> None:
+    def __init__(
+        self, fields: Fields, names: Names, variables: dict[str, Variable], moved: bool, roots: int = 1
+    ) -> None:
+        self.roots = roots
         self.fields, self.problems = fields, fields.problems
         self.names, self.variables, self.moved = names, variables, moved
 
@@ -65,7 +69,7 @@ class VariantBuilder:
             hint = "use 'set', which keeps the ops that moved() looked through"
             fields.report(source.place, "'with' cannot rebuild what moved() matched", hint)
         if suite is not None:
-            check_template(suite, self.names, self.problems)
+            check_template(suite, self.names, self.problems, self.roots)
         return suite
 
     def settings(self, fields: Fields) -> tuple[tuple[str, Expr], ...]:

@@ -158,15 +158,20 @@ def _has_names(expr: Expr) -> bool:
     )
 
 
-def check_template(suite: Suite, names: Names, problems: list[Problem]) -> None:
-    """Report what cannot be written in a replacement."""
+def check_template(suite: Suite, names: Names, problems: list[Problem], roots: int = 1) -> None:
+    """Report what cannot be written in a replacement of a pattern with so many roots."""
+    results = suite.result.items if roots > 1 and isinstance(suite.result, Listing) else (suite.result,)
+    if len(results) != roots:
+        message = f"the pattern has {roots} roots, so the replacement needs {roots} results: (a, b)"
+        problems.append(suite.result.place.problem("RULE-PATTERN", message))
     local = Names((), (), names.rests)
     local.constants, local.tensors = set(names.constants), set(names.tensors)
     local.values, local.used = set(names.values), names.used
     for name, expr in suite.steps:
         _template(expr, local, problems)
         local.tensors.add(name.id)
-    _template(suite.result, local, problems)
+    for result in results:
+        _template(result, local, problems)
     exprs = (*(expr for _, expr in suite.steps), suite.result)
     read = {part.id for expr in exprs for part in walk(expr) if isinstance(part, Name)}
     for name, _ in suite.steps:

@@ -11,11 +11,12 @@ from onnx_fp16fix.language.terms import Term
 if TYPE_CHECKING:
     from onnx_fp16fix.language.canonical import Canonical
 
-__all__ = ["Tree", "TreeNode", "build_tree", "may_nest"]
+__all__ = ["TREE_DEPTH", "Tree", "TreeNode", "build_tree", "may_nest"]
 
 _TREE_NODES = 24
 """A tree stops growing here: no formula has more factors, and a long chain of Adds must stay linear."""
-_TREE_DEPTH = 6
+TREE_DEPTH = 6
+"""Nesting of one kind that is looked through."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +98,7 @@ def build_tree(view: Canonical, kind: str, term: Term) -> Tree | None:
     while queue:
         index, depth = queue.pop(0)
         node = flat[index]
-        parts = view.parts(kind, node.term) if depth < _TREE_DEPTH else None
+        parts = view.parts(kind, node.term) if depth < TREE_DEPTH else None
         if parts is None or len(flat) + len(parts.items) > _TREE_NODES:
             continue
         if kind == "*" and not all(may_nest(weight, node.weight) for _, weight in parts.items):

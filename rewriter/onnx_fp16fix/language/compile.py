@@ -10,7 +10,18 @@ from onnx_fp16fix.errors import Problem
 from onnx_fp16fix.language import operations
 from onnx_fp16fix.language.combine import may_nest
 from onnx_fp16fix.language.expression import Binary, Call, Expr, Listing, Name, Number, Suite, Text, Unary
-from onnx_fp16fix.language.pattern import Capture, Combination, Either, Inner, Moved, Operation, Pattern, Wild
+from onnx_fp16fix.language.pattern import (
+    Capture,
+    Combination,
+    Either,
+    Inner,
+    Moved,
+    Operation,
+    Pattern,
+    Roots,
+    Wild,
+    patterns_in,
+)
 from onnx_fp16fix.language.yaml_source import Place
 
 __all__ = ["Uses", "compile_pattern"]
@@ -52,15 +63,30 @@ class _Compiler:
                 self.report(name.place, "RULE-NAME", f"'{name.id}' is already bound in this pattern")
             self.named[name.id] = Inner(name.id, self.pattern(expr))
             self.uses.inner[name.id] = name.place
-        result = self.pattern(suite.result)
+        result = self.roots(suite.result) if isinstance(suite.result, Listing) else self.pattern(suite.result)
         for name, _ in suite.steps:
             if name.id not in self.read:
                 self.report(name.place, "RULE-NAME", f"'{name.id}' is named but never used in the pattern")
-        whole = result.pattern if isinstance(result, Inner) else result
-        if not isinstance(whole, Operation | Combination | Either):
-            message = "a pattern must be an operation; a name alone matches everything"
-            self.report(suite.result.place, "RULE-PATTERN", message)
+        for root in result.patterns if isinstance(result, Roots) else (result,):
+            root = root.pattern if isinstance(root, Inner) else root
+            if len(self.problems) == known and not isinstance(root, Operation | Combination | Either | Roots):
+                message = "a pattern must be an operation; a name alone matches everything"
+                self.report(suite.result.place, "RULE-PATTERN", message)
         return (result, self.uses) if len(self.problems) == known else None
+
+    def roots(self, listing: Listing) -> Pattern:
+        """``(a, b)``: each root after the first must share a name with those before, or it could be anywhere."""
+        patterns: list[Pattern] = []
+        seen: set[str] = set()
+        for item in listing.items:
+            patterns.append(self.pattern(item))
+            names = _bound_in(patterns[-1])
+            if len(patterns) > 1 and not names & seen:
+                self.report(item.place, "RULE-PATTERN", "the roots of a pattern must share a name")
+            seen |= names
+        if not patterns:
+            return self.report(listing.place, "RULE-PATTERN", "a pattern must be an operation")
+        return Roots(tuple(patterns)) if len(patterns) > 1 else patterns[0]
 
     def report(self, place: Place, code: str, message: str, hint: str | None = None) -> Wild:
         self.problems.append(place.problem(code, message, hint))
@@ -240,6 +266,10 @@ class _Compiler:
                     value.place, "RULE-OP", f"{op} has no attribute '{key}'", operations.closest(key, known)
                 )
         return True
+
+
+def _bound_in(pattern: Pattern) -> set[str]:
+    return {part.name for part in patterns_in(pattern) if isinstance(part, Capture | Inner)}
 
 
 def _resolve(function: str) -> tuple[str, bool, str]:

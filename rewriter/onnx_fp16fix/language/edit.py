@@ -7,7 +7,7 @@ get new names, because a name's measured range belongs to its old values.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,7 +70,7 @@ class ScopeEditor:
 
     def place(self, match: Match, emitter: Emitter, result: str) -> Edit:
         """Put nodes that are written already in the place of a match. Raises Untranslatable as ``write`` does."""
-        edit = self._place(match, emitter, result)
+        edit = self._place(match, emitter, [result])
         self._candidates |= match.nodes
         return edit
 
@@ -169,34 +169,60 @@ class ScopeEditor:
     ) -> Edit:
         assert variant.template is not None
         template = self._template(rule, match, facts, emitter)
-        result = template.operand(template.suite(variant.template))
+        results = template.results(variant.template)
         for tensor, weight in match.rest:
-            result = emitter.call("Mul" if weight > 0 else "Div", "", [result, tensor.name], {})
-        return self._place(match, emitter, result)
+            op = ("Mul", "Div") if match.rest_kind == "*" else ("Add", "Sub")
+            results[0] = emitter.call(op[weight < 0], "", [results[0], tensor.name], {})
+        return self._place(match, emitter, results)
 
-    def _place(self, match: Match, emitter: Emitter, result: str) -> Edit:
-        output = match.root.outputs[0].name
-        if any(result in node.output for node in emitter.nodes):
-            emitter.rename(result, output)
-        else:
-            emitter.call("Identity", "", [result], {}, output=output)
-        self._check_type(emitter, output)
-        nodes = emitter.flush(self.patch, self.pool, match.root.index)
-        self.patch.removed.add(match.root.index)
-        removed = [match.root.index, *self._unshared(match)]
+    def _place(self, match: Match, emitter: Emitter, results: Sequence[str]) -> Edit:
+        outputs = [root.outputs[0].name for root in match.roots]
+        if len(results) != len(outputs):
+            raise Untranslatable(
+                f"the pattern has {len(outputs)} roots, the replacement {len(results)} results"
+            )
+        made: dict[str, str] = {}
+        for result, output in zip(results, outputs, strict=True):
+            if result not in made and any(result in node.output for node in emitter.nodes):
+                emitter.rename(result, output)
+                made[result] = output
+            else:
+                emitter.call("Identity", "", [made.get(result, result)], {}, output=output)
+        for output in outputs:
+            self._check_type(emitter, output)
+        nodes = emitter.flush(self.patch, self.pool, self._position(match))
+        roots = {root.index for root in match.roots}
+        self.patch.removed |= roots
+        removed = [*roots, *self._unshared(match)]
         names = tuple(self._name(index) for index in sorted(removed))
         return Edit(frozenset(removed), frozenset(), names, tuple(node.name for node in nodes))
 
+    def _position(self, match: Match) -> int:
+        """Where the new nodes go: after all they read, before the first reader of a root."""
+        if not match.others:
+            return match.root.index
+        last = max(root.index for root in match.roots)
+        readers = [node.index for root in match.roots for node, _ in self.scope.consumers(root.outputs[0])]
+        if min((index for index in readers if index not in match.nodes), default=last) >= last:
+            return last
+        first = min(root.index for root in match.roots)
+        sources = (b.tensor for b in match.bindings.values() if b.tensor is not None and not b.inner)
+        makers = [self.scope.producer(tensor) for tensor in sources]
+        if any(node is not None and node.index >= first for node in makers):
+            raise Untranslatable("one root is read before another one can be computed")
+        return first
+
     def _unshared(self, match: Match) -> list[int]:
         """Inner nodes that only the match reads."""
-        gone = {match.root.index}
+        roots = {root.index for root in match.roots}
+        gone = set(roots)
         for index in sorted(match.nodes - gone, reverse=True):
             tensors = self.scope.nodes[index].outputs
             outside = any(self.scope.outside_uses(tensor) for tensor in tensors if not tensor.is_empty())
             readers = {node.index for tensor in tensors for node, _ in self.scope.consumers(tensor)}
             if not outside and readers <= gone:
                 gone.add(index)
-        return sorted(gone - {match.root.index})
+        return sorted(gone - roots)
 
     def _check_type(self, emitter: Emitter, output: str) -> None:
         """The replacement must have the type and shape of what it replaces, as far as both are known."""
@@ -273,6 +299,7 @@ class ScopeEditor:
         renamed: dict[str, str] = {}
         changed = self._affected(match, slots)
         taken = self._owned(match, changed)
+        roots = {root.index for root in match.roots}
         for index in sorted(changed):
             node = self.scope.nodes[index]
             proto = NodeProto()
@@ -281,7 +308,7 @@ class ScopeEditor:
                 proto.input[slot] = slots.get((index, slot), renamed.get(name, name))
             if index in taken:
                 self.patch.replaced[index] = proto
-                if index != match.root.index:
+                if index not in roots:
                     self._new_names(proto, renamed, rule)
             else:
                 self._copy(index, proto, renamed, rule)
@@ -306,7 +333,7 @@ class ScopeEditor:
         self.patch.insert(index + 1, proto)
 
     def _affected(self, match: Match, slots: Mapping[tuple[int, int], str]) -> set[int]:
-        changed: set[int] = {match.root.index}
+        changed = {root.index for root in match.roots}
         names: set[str] = set()
         for index in sorted(match.nodes):
             node = self.scope.nodes[index]
@@ -318,7 +345,7 @@ class ScopeEditor:
 
     def _owned(self, match: Match, changed: set[int]) -> set[int]:
         """Nodes that nothing needs as they are; what a node reads that stays for others stays as well."""
-        owned = {match.root.index}
+        owned = {root.index for root in match.roots}
         for index in sorted(changed - owned, reverse=True):
             if self._is_inside(self.scope.nodes[index].outputs, owned):
                 owned.add(index)

@@ -20,6 +20,7 @@ __all__ = [
     "Moved",
     "Operation",
     "Pattern",
+    "Roots",
     "Wild",
     "patterns_in",
 ]
@@ -102,7 +103,14 @@ class Moved(_Sized):
     pattern: Pattern
 
 
-Pattern = Wild | Capture | Inner | Combination | Operation | Either | Moved
+@dataclass(frozen=True, slots=True)
+class Roots(_Sized):
+    """``(a, b)``: several results of one formula, that share values. Only as a whole pattern."""
+
+    patterns: tuple[Pattern, ...]
+
+
+Pattern = Wild | Capture | Inner | Combination | Operation | Either | Moved | Roots
 
 
 def children(pattern: Pattern) -> tuple[Pattern, ...]:
@@ -113,6 +121,8 @@ def children(pattern: Pattern) -> tuple[Pattern, ...]:
         return tuple(part for part, _ in pattern.parts)
     if isinstance(pattern, Operation):
         return pattern.args
+    if isinstance(pattern, Roots):
+        return pattern.patterns
     return pattern.options if isinstance(pattern, Either) else ()
 
 

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from onnx_fp16fix.language.pattern import Capture, Combination, Either, Inner, Moved, Operation, Pattern, Wild
+from onnx_fp16fix.language.pattern import (
+    Capture,
+    Combination,
+    Either,
+    Inner,
+    Moved,
+    Operation,
+    Pattern,
+    Roots,
+    Wild,
+)
 from onnx_fp16fix.language.spellings import DERIVED_FROM, SPLITS
 
 __all__ = ["needed_ops", "root_ops", "start_ops"]
@@ -25,7 +35,9 @@ def start_ops(pattern: Pattern) -> frozenset[str] | None:
 
 
 def root_ops(pattern: Pattern) -> frozenset[str]:
-    """Ops of nodes a match can be rooted at, domains left aside."""
+    """Ops of nodes a match can be rooted at (its first root), domains left aside."""
+    if isinstance(pattern, Roots):
+        return root_ops(pattern.patterns[0])
     if isinstance(pattern, Either):
         return frozenset().union(*(root_ops(option) for option in pattern.options))
     if isinstance(pattern, Inner | Moved):
@@ -45,6 +57,9 @@ def needed_ops(pattern: Pattern) -> Iterator[frozenset[str]]:
     elif isinstance(pattern, Combination):
         for part, _ in pattern.parts:
             yield from needed_ops(part)
+    elif isinstance(pattern, Roots):
+        for root in pattern.patterns:
+            yield from needed_ops(root)
     elif isinstance(pattern, Operation):
         extra = {"ReduceL2", "ReduceSumSquare", "ReduceSum", "GlobalAveragePool"}
         derived = extra if pattern.op in ("ReduceMean", "ReduceSum") and not pattern.literal else set()

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from onnx_fp16fix.language.expression import Expr, Suite
 from onnx_fp16fix.language.pattern import Pattern
 from onnx_fp16fix.language.target import Target
 from onnx_fp16fix.language.yaml_source import Place
 
-__all__ = ["ActionCall", "Case", "OpsetRange", "Rule", "Variable", "Variant"]
+__all__ = ["DEFAULT_ALLOWED", "EQUAL", "ActionCall", "Case", "OpsetRange", "Rule", "Variable", "Variant"]
+
+
+EQUAL: Final = ("exact", "real", "context", "lossy")
+"""Classes of equality, strictest first."""
+DEFAULT_ALLOWED: Final = ("exact", "real", "context")
+"""Classes that are applied unless a user says otherwise; ``lossy`` only when asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +62,9 @@ class OpsetRange:
 
     def __contains__(self, opset: int) -> bool:
         return self.low <= opset <= self.high
+
+    def __str__(self) -> str:
+        return f">={self.low}" if self.high >= 1 << 30 else f">={self.low},<={self.high}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from onnx_fp16fix.language.miss import Miss
 from onnx_fp16fix.language.request import PlanRequest
 from onnx_fp16fix.model import Patch, ScopePath
 
@@ -64,3 +65,5 @@ class RuleRun:
     requests: tuple[PlanRequest, ...] = ()
     records: tuple[MatchRecord, ...] = ()
     stats: tuple[RuleStats, ...] = ()
+    misses: tuple[Miss, ...] = ()
+    """For each rule that changes nothing, how close it came; only when asked for."""

@@ -75,6 +75,14 @@ class Template:
             self.values[step.id] = value
         return self.value(suite.result)
 
+    def results(self, suite: Suite) -> list[str]:
+        """Names of the tensors of a replacement: one, or one for each root of ``(a, b)``."""
+        if not isinstance(suite.result, Listing):
+            return [self.operand(self.suite(suite))]
+        first, *others = suite.result.items
+        names = [self.operand(self.suite(Suite(suite.steps, first)))]
+        return [*names, *(self.operand(self.value(item)) for item in others)]
+
     def value(self, expr: Expr) -> Value:
         """Value of an expression; tensors appear as Ref."""
         if self._is_plain(expr):

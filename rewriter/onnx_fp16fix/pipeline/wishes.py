@@ -11,8 +11,7 @@ from difflib import get_close_matches
 from onnx_fp16fix.calibrate import RangeTable, TensorRange
 from onnx_fp16fix.errors import Problem, UsageError
 from onnx_fp16fix.graph import ScopeView
-from onnx_fp16fix.language import Rule
-from onnx_fp16fix.language.build_rule import EQUAL
+from onnx_fp16fix.language import EQUAL, Rule
 from onnx_fp16fix.language.operations import closest, is_known, similar_ops
 
 __all__ = ["Names", "Targets", "Wishes", "gather_wishes"]

@@ -1,0 +1,100 @@
+"""How long all shipped rules take on a transformer of any size: CPU seconds of matching, and where they go.
+
+python -m benchmarks.rules [NODES ...]
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from onnx_fp16fix.calibrate import RangeTable, TensorRange
+from onnx_fp16fix.graph import build_view
+from onnx_fp16fix.language import apply_rules, load_rules
+from onnx_fp16fix.model import Model
+
+__all__ = ["transformer"]
+
+DEFAULT_SIZES = (25_000, 50_000, 100_000)
+WIDTH, ROWS = 8, 4
+
+
+class _Writer:
+    def __init__(self) -> None:
+        self.nodes: list[onnx.NodeProto] = []
+        self.constants: dict[str, onnx.TensorProto] = {}
+
+    def op(self, op: str, *inputs: str, **attributes: object) -> str:
+        name = f"n{len(self.nodes)}"
+        self.nodes.append(helper.make_node(op, list(inputs), [name], name=f"/{op}_{name}", **attributes))
+        return name
+
+    def number(self, value: object) -> str:
+        array = np.asarray(value, np.float32)
+        name = f"c{array.shape}{array.reshape(-1)[:4].tolist()}"
+        self.constants.setdefault(name, numpy_helper.from_array(array, name))
+        return name
+
+
+def transformer(nodes: int) -> onnx.ModelProto:
+    """Blocks of attention and MLP, each exporter's layer norm spelled out, RMS norms, GELU, rotary positions; every
+    formula that a shipped rule knows, and many more products and sums that none does."""
+    g = _Writer()
+    weight = g.number(np.linspace(0.1, 0.2, WIDTH * WIDTH).reshape(WIDTH, WIDTH))
+    row = g.number(np.linspace(0.5, 1.5, WIDTH))
+    stream, mask = "x", g.number(np.triu(np.full((ROWS, ROWS), -1e9), 1))
+    cos, sin = g.op("Cos", "x"), g.op("Sin", "x")
+    while len(g.nodes) < nodes:
+        normed = _layer_norm(g, stream, row)
+        q, k, v = (g.op("Add", g.op("MatMul", normed, weight), row) for _ in range(3))
+        q, k = (g.op("Add", g.op("Mul", part, cos), g.op("Mul", g.op("Neg", part), sin)) for part in (q, k))
+        scores = g.op("Div", g.op("MatMul", q, g.op("Transpose", k, perm=[0, 2, 1])), g.number(8.0))
+        heads = g.op("MatMul", g.op("Softmax", g.op("Add", scores, mask), axis=-1), v)
+        stream = g.op("Add", stream, g.op("MatMul", heads, weight))
+        normed = _rms_norm(g, stream, row)
+        up, gate = g.op("MatMul", normed, weight), g.op("Add", g.op("MatMul", normed, weight), row)
+        half = g.op("Mul", gate, g.number(0.5))
+        gelu = g.op("Mul", half, g.op("Add", g.op("Erf", g.op("Div", gate, g.number(2**0.5))), g.number(1.0)))
+        stream = g.op("Add", stream, g.op("MatMul", g.op("Mul", up, gelu), weight))
+    x, y = (helper.make_tensor_value_info(n, TensorProto.FLOAT, [1, ROWS, WIDTH]) for n in ("x", stream))
+    graph = helper.make_graph(g.nodes, "transformer", [x], [y], list(g.constants.values()))
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10)
+
+
+def _layer_norm(g: _Writer, x: str, row: str) -> str:
+    centred = g.op("Sub", x, g.op("ReduceMean", x, axes=[-1]))
+    variance = g.op("ReduceMean", g.op("Pow", centred, g.number(2.0)), axes=[-1])
+    normed = g.op("Div", centred, g.op("Sqrt", g.op("Add", variance, g.number(1e-5))))
+    return g.op("Add", g.op("Mul", normed, row), row)
+
+
+def _rms_norm(g: _Writer, x: str, row: str) -> str:
+    mean = g.op("ReduceMean", g.op("Mul", x, x), axes=[-1])
+    inverse = g.op("Reciprocal", g.op("Sqrt", g.op("Add", mean, g.number(1e-6))))
+    return g.op("Mul", g.op("Mul", x, inverse), row)
+
+
+def main(arguments: list[str]) -> None:
+    rules = load_rules(["pack:all"])
+    for size in (int(argument) for argument in arguments or DEFAULT_SIZES):
+        view = build_view(Model(transformer(size)))
+        names = [str(output) for node in view.main.nodes for output in node.proto.output]
+        table = RangeTable({name: TensorRange(-1000.0, 1000.0, count=1) for name in ["x", *names]}, 1)
+        before = time.process_time()
+        run = apply_rules(view, rules, table)
+        seconds = time.process_time() - before
+        print(
+            f"{len(view.main.nodes):>8,} nodes  {len(rules)} rules  {seconds:6.2f} s CPU  {len(run.records)} matches"
+        )
+        for stats in sorted(run.stats, key=lambda stats: -stats.seconds)[:6]:
+            print(
+                f"    {stats.rule:<10} {stats.seconds:6.2f} s  {stats.tried:>7} tried  {stats.matched:>6} matched"
+            )
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

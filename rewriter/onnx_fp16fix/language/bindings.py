@@ -1,0 +1,76 @@
+"""What a match has fixed: names and what they stand for, nodes inside, terms left over."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import onnx_graphsurgeon as gs
+
+from onnx_fp16fix.graph import ScopeView, ViewNode
+from onnx_fp16fix.language.terms import Use
+
+__all__ = ["Binding", "Match", "State"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Binding:
+    """What a name stands for.
+
+    ``tensor`` is None for a value that no tensor holds. For a constant, the name's value is
+    ``sign * tensor ** power``: ``c`` in ``x * c`` binds the inverse of ``d`` in Div(x, d).
+    """
+
+    tensor: gs.Tensor | None = None
+    uses: tuple[Use, ...] = ()
+    value: Any = None
+    power: float = 1.0
+    sign: float = 1.0
+    inner: bool = False
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Match:
+    """One place where a pattern fits.
+
+    ``nodes`` are the ops inside, roots included. ``rest`` are the factors of a root product (with exponents) or the
+    terms of a root sum (with signs) that the pattern does not name; ``rest_kind`` is ``*`` or ``+``. ``others`` are
+    the further roots of a pattern with several, in the pattern's order.
+    """
+
+    scope: ScopeView
+    root: ViewNode
+    nodes: frozenset[int]
+    bindings: Mapping[str, Binding]
+    rest: tuple[tuple[gs.Tensor, int], ...] = ()
+    rest_kind: str = "*"
+    others: tuple[ViewNode, ...] = ()
+
+    @property
+    def roots(self) -> tuple[ViewNode, ...]:
+        """All roots, in the pattern's order."""
+        return (self.root, *self.others)
+
+
+class State(NamedTuple):
+    """A partial match; never changed in place. ``depth`` counts the operations of the pattern that fitted so far."""
+
+    bindings: dict[str, Binding]
+    nodes: frozenset[int] = frozenset()
+    rest: tuple[tuple[gs.Tensor, int], ...] = ()
+    rest_kind: str = "*"
+    others: tuple[ViewNode, ...] = ()
+    depth: int = 0
+
+    def bind(self, name: str, binding: Binding) -> State:
+        """With one name more, or with another binding of it."""
+        return self._replace(bindings={**self.bindings, name: binding})
+
+    def inside(self, nodes: tuple[int, ...] | frozenset[int]) -> State:
+        """With these nodes inside."""
+        return self._replace(nodes=self.nodes.union(nodes)) if nodes else self
+
+    def deeper(self) -> State:
+        """With one operation more that fitted."""
+        return self._replace(depth=self.depth + 1)

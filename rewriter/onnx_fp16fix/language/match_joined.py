@@ -1,0 +1,193 @@
+"""Products, sums and extrema of a pattern against the operands of a value, in any order and nesting."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from fractions import Fraction
+from typing import TYPE_CHECKING
+
+import onnx_graphsurgeon as gs
+
+from onnx_fp16fix.language.bindings import State
+from onnx_fp16fix.language.combine import Tree
+from onnx_fp16fix.language.compare import close, weighed
+from onnx_fp16fix.language.pattern import Capture, Combination, Operation, Pattern, Wild
+from onnx_fp16fix.language.roots import start_ops
+from onnx_fp16fix.language.terms import Term
+
+if TYPE_CHECKING:
+    from onnx_fp16fix.language.match import Matcher
+
+__all__ = ["Joined"]
+
+_WORDS = {"*": "a product", "+": "a sum"}
+Parts = list[tuple[Pattern, Fraction]]
+
+
+class Joined:
+    """Matches ``Combination`` patterns for a matcher."""
+
+    def __init__(self, matcher: Matcher) -> None:
+        self.matcher, self.canonical = matcher, matcher.canonical
+        self._starts: dict[int, tuple[Pattern, frozenset[str] | None]] = {}
+
+    def match(self, pattern: Combination, term: Term, state: State, at_root: bool) -> Iterator[State]:
+        """Every way the parts are operands of the value; at the root of a pattern some may be left over."""
+        if not pattern.parts:
+            yield from self._number(pattern, term, state)
+            return
+        tree = self.canonical.tree(pattern.kind, term)
+        trace = self.matcher.trace
+        if tree is None:
+            if trace is not None:
+                wanted = _WORDS.get(pattern.kind, pattern.kind)
+                trace.note(state, lambda: f"match: expected {wanted}, found {self.matcher.label(term)}")
+            return
+        for covered, found in self._assign(pattern, list(pattern.parts), tree, frozenset(), state.deeper()):
+            done = self._finish(pattern, tree, covered, found, at_root)
+            if done is not None:
+                yield done
+
+    def _number(self, pattern: Combination, term: Term, state: State) -> Iterator[State]:
+        value = self.canonical.scalar(term)
+        if value is not None and pattern.number is not None and close(value, pattern.number):
+            yield state
+        elif self.matcher.trace is not None:
+            found = self.matcher.label(term) if value is None else f"{value:g}"
+            self.matcher.trace.note(state, lambda: f"match: expected {pattern.number:g}, found {found}")
+
+    def _hardness(self, pattern: Pattern, state: State) -> int:
+        """Structure first, then names that are bound, then constants; a free name takes what is left."""
+        if isinstance(pattern, Wild):
+            return 4
+        if not isinstance(pattern, Capture):
+            return 0
+        if pattern.name in state.bindings:
+            return 1
+        variable = self.matcher.variables.get(pattern.name)
+        return 2 if variable is not None and variable.kind == "const" else 3
+
+    def _assign(
+        self, pattern: Combination, parts: Parts, tree: Tree, covered: frozenset[int], state: State
+    ) -> Iterator[tuple[frozenset[int], State]]:
+        if not parts:
+            yield from self._assign_number(pattern, tree, covered, state)
+            return
+        # names may have been bound meanwhile, so the next part is chosen anew
+        parts = sorted(parts, key=lambda part: self._hardness(part[0], state))
+        (part, weight), rest = parts[0], parts[1:]
+        free_name = isinstance(part, Capture) and part.name not in state.bindings
+        fitted = False
+        open_nodes = tree.candidates(covered, outermost=free_name and not rest)
+        for index in tree.behind(open_nodes) if free_name and not rest else open_nodes:
+            for found in self._part(pattern.kind, part, weight, tree, index, state):
+                fitted = True
+                yield from self._assign(pattern, rest, tree, covered | {index}, found)
+        if not fitted and self.matcher.trace is not None:
+            self.matcher.trace.note(state, lambda: self._missing(pattern.kind, part, weight, tree, covered))
+        if weight.denominator == 1 and abs(weight) > 1 and pattern.kind == "*":
+            one = Fraction(1 if weight > 0 else -1)
+            if abs(weight) <= 3:
+                yield from self._assign(
+                    pattern, [*rest, *[(part, one)] * int(abs(weight))], tree, covered, state
+                )
+
+    def _missing(
+        self, kind: str, part: Pattern, weight: Fraction, tree: Tree, covered: frozenset[int]
+    ) -> str:
+        """Which part is not among the operands, and what is there instead."""
+        wanted = _describe(part)
+        if weight != 1:
+            wanted += f" ** {weight}" if kind == "*" else f" * {weight}"
+        free = tree.candidates(covered, outermost=True) if covered else list(tree.nodes[0].children)
+        found = []
+        for index in free[:4]:
+            label = self.matcher.label(tree.nodes[index].term)
+            power = tree.nodes[index].weight
+            found.append(label if power == 1 else f"{label} {'**' if kind == '*' else '*'} {power}")
+        where = self.matcher.label(tree.nodes[0].term)
+        return (
+            f"match: expected {wanted} among the operands of {where}, found {', '.join(found) or 'no other'}"
+        )
+
+    def _part(
+        self, kind: str, part: Pattern, weight: Fraction, tree: Tree, index: int, state: State
+    ) -> Iterator[State]:
+        node = tree.nodes[index]
+        if isinstance(part, Capture):
+            variable = self.matcher.variables.get(part.name)
+            if variable is not None and variable.kind == "const":
+                yield from self.matcher.capture(part.name, node.term, state, node.weight / weight, kind)
+                return
+        if node.weight == weight and self._may_start(part, node.term):
+            yield from self.matcher.match(part, node.term, state)
+
+    def _may_start(self, part: Pattern, term: Term) -> bool:
+        """A quick look at the op before the pattern is tried in earnest."""
+        if term.tensor is None:
+            return True
+        if id(part) not in self._starts:
+            self._starts[id(part)] = (part, start_ops(part))
+        ops = self._starts[id(part)][1]
+        if ops is None:
+            return True
+        node = self.matcher.scope.producer(self.canonical.strip(term.tensor)[0])
+        return node is not None and node.op in ops
+
+    def _assign_number(
+        self, pattern: Combination, tree: Tree, covered: frozenset[int], state: State
+    ) -> Iterator[tuple[frozenset[int], State]]:
+        if pattern.number is None:
+            yield covered, state
+            return
+        for index in tree.candidates(covered, outermost=False):
+            node = tree.nodes[index]
+            value = self.canonical.scalar(node.term)
+            if value is not None and close(weighed(pattern.kind, value, node.weight), pattern.number):
+                yield covered | {index}, state
+
+    def _finish(
+        self, pattern: Combination, tree: Tree, covered: frozenset[int], state: State, at_root: bool
+    ) -> State | None:
+        """Account for what the parts did not take: identities vanish, the rest of a root product or sum is kept."""
+        left = [
+            index for index in tree.uncovered(covered) if not self._is_identity(pattern.kind, tree, index)
+        ]
+        allowed = at_root and pattern.kind in ("*", "+") and (not left or tree.is_spread(covered))
+        rest: list[tuple[gs.Tensor, int]] = []
+        for index in left:
+            node = tree.nodes[index]
+            if not allowed or node.term.tensor is None or node.weight not in (1, -1):
+                if self.matcher.trace is not None:
+                    self.matcher.trace.note(state, lambda: self._too_many(tree, left))
+                return None
+            rest.append((node.term.tensor, int(node.weight)))
+        state = state.inside(tree.inner_nodes(covered))
+        return state._replace(rest=tuple(rest), rest_kind=pattern.kind) if rest else state
+
+    def _too_many(self, tree: Tree, left: list[int]) -> str:
+        extra = ", ".join(self.matcher.label(tree.nodes[index].term) for index in left[:4])
+        return f"match: {self.matcher.label(tree.nodes[0].term)} has further operands: {extra}"
+
+    def _is_identity(self, kind: str, tree: Tree, index: int) -> bool:
+        node = tree.nodes[index]
+        if kind not in ("*", "+") or not self.canonical.is_constant(node.term):
+            return False
+        return self.canonical.scalar(node.term) == (1 if kind == "*" else 0)
+
+
+def _describe(part: Pattern) -> str:
+    if isinstance(part, Operation):
+        return part.op
+    if isinstance(part, Capture):
+        return f"'{part.name}'"
+    if isinstance(part, Combination):
+        if not part.parts:
+            return f"{part.number:g}"
+        return _WORDS.get(part.kind, part.kind)
+    name = getattr(part, "name", None)
+    inner = getattr(part, "pattern", None)
+    if name is not None and inner is not None:
+        return f"'{name}' ({_describe(inner)})"
+    options = getattr(part, "options", ())
+    return " or ".join(_describe(option) for option in options) or "anything"
