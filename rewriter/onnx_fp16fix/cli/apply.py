@@ -28,6 +28,13 @@ __all__ = ["command"]
 @options.made_for
 @options.tolerance
 @options.margin
+@options.allow
+@click.option(
+    "--explain-misses",
+    is_flag=True,
+    help="Say of each rule applied nowhere how close it came, and what failed.",
+)
+@click.option("--timings", is_flag=True, help="Show tries, matches and CPU time of each rule.")
 @options.no_verify
 @options.tensorrt
 @click.option("--trust-rules", is_flag=True, help="Apply rules even if their own cases or equality fail.")
@@ -37,6 +44,7 @@ def command(
     model: Path,
     output: Path | None,
     in_place: bool,
+    timings: bool,
     as_json: bool,
     quiet: bool,
     **apply_options: Any,
@@ -60,4 +68,4 @@ def command(
         verify = not apply_options.pop("no_verify")
         return pipeline.apply(model, chosen, data, verify=verify, progress=progress, **apply_options)
 
-    return execute(job, target=target, as_json=as_json, quiet=quiet)
+    return execute(job, target=target, as_json=as_json, quiet=quiet, timings=timings)

@@ -26,10 +26,12 @@ def execute(
     quiet: bool,
     lock: bool = False,
     sidecar: Path | None = None,
+    timings: bool = False,
 ) -> tuple[int, str | None]:
     """Run ``job``, write its model to ``target`` unless rejected; exit code and, with ``as_json``, the document.
 
     ``lock``: write the lock file beside the model. ``sidecar``: folder of sidecar files, the model's own if None.
+    ``timings``: show what each rule cost.
     """
     progress = TerminalProgress(quiet=quiet)
     outcome = job(progress)
@@ -50,7 +52,7 @@ def execute(
     if not quiet:
         from onnx_fp16fix.cli.tables import show
 
-        show(outcome.run)
+        show(outcome.run, timings=timings)
     return outcome.run.exit_code, outcome.run.to_json() if as_json else None
 
 

@@ -224,7 +224,7 @@ allow = click.option(
     "--allow",
     callback=_to_classes,
     metavar="CLASSES",
-    help="Equality classes of rules that may be used: exact,real,context,lossy.  [default: all]",
+    help="Equality classes of rules that may be used: exact,real,context,lossy.  [default: all but lossy]",
 )
 
 

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from onnx_fp16fix.cli.bisect_table import bisect_lines
 from onnx_fp16fix.cli.check_table import check_lines, finding_lines
+from onnx_fp16fix.cli.rule_table import rule_lines
 from onnx_fp16fix.document import (
     Finding,
     FindingStatus,
@@ -30,8 +31,11 @@ _COLOURS = {"fixed": "green", "available": "cyan", "skipped": "yellow", "left": 
 _ORDER: dict[FindingStatus, int] = {"left": 0, "skipped": 1, "available": 2, "fixed": 3}
 
 
-def show(run: RunDocument, console: Console | None = None) -> None:
-    """Print what a person wants to know of a run: the model, what was found, what was done, whether it holds."""
+def show(run: RunDocument, console: Console | None = None, *, timings: bool = False) -> None:
+    """Print what a person wants to know of a run: the model, what was found, what was done, whether it holds.
+
+    ``timings``: also what each rule cost.
+    """
     console = console or Console(stderr=True, highlight=False)
     if run.model:
         console.print(_model_line(run.model))
@@ -40,6 +44,8 @@ def show(run: RunDocument, console: Console | None = None) -> None:
     applied = [f"{rule.id} {rule.name} ({rule.applied}x)" for rule in run.rules if rule.applied]
     if applied:
         console.print(f"rules applied: {escape(', '.join(applied))}")
+    for part in rule_lines(run, timings):
+        console.print(part)
     if run.plan and any(
         (run.plan.rescaled_tensors, run.plan.inserted_muls, run.plan.fp32_nodes, run.plan.casts)
     ):

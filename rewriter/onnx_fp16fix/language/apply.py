@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import onnx_graphsurgeon as gs
 
-from onnx_fp16fix.graph import GraphView, ScopeView
+from onnx_fp16fix.graph import GraphView, ScopeView, ViewNode
 from onnx_fp16fix.language.edit import Edit, ScopeEditor
-from onnx_fp16fix.language.emitter import Untranslatable
+from onnx_fp16fix.language.emitter import METADATA_KEY, Untranslatable
 from onnx_fp16fix.language.expression import Expr
 from onnx_fp16fix.language.facts import MatchFacts, Ranges
 from onnx_fp16fix.language.guard import Unknown, evaluate, is_true
@@ -215,6 +215,8 @@ class _Pass:
                 return self._unmet(rule, match, facts, value, f"where[{position}]")
         for name, expr in rule.let:
             facts.lets[name] = evaluate(expr, facts)
+        if _made_by(rule, match.root):
+            return self._record(rule, match, facts, "skipped", f"{rule.id} has been here already", "again")
         winner = next(filter(None, (scope.winner(index, rule) for index in sorted(match.nodes))), None)
         if winner is not None:
             reason = f"shadowed by {winner}, which changes the same nodes"
@@ -313,6 +315,14 @@ class _Pass:
             assumes=rule.assumes,
             action=more.get("action"),
         )
+
+
+def _made_by(rule: Rule, node: ViewNode) -> bool:
+    """Whether the rule wrote this node or what it reads, in this run or an earlier one: its output is not its input."""
+    if any(entry.key == METADATA_KEY and entry.value == rule.id for entry in node.proto.metadata_props):
+        return True
+    mark = f"/fp16fix/{rule.id}/"
+    return mark in node.name or any(mark in name for name in node.proto.input)
 
 
 def _open_scope(scope: ScopeView, names: Names) -> _Scope:

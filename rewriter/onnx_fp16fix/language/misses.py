@@ -81,7 +81,7 @@ def missed_match(rule: Rule, scopes: Sequence[tuple[Matcher, OpIndex]]) -> Miss:
 def _passed(clause: str) -> tuple[int, int]:
     """Order in which clauses are decided."""
     word, number = re.match(r"([a-z]*)(?:\[(\d+)\])?", clause).groups()  # type: ignore[union-attr]
-    stages = ("vars", "where", "equal", "overlap", "replace")
+    stages = ("vars", "where", "again", "overlap", "equal", "replace")
     return (stages.index(word) if word in stages else 0, int(number or 0))
 
 

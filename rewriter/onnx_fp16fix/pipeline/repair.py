@@ -10,6 +10,7 @@ from pathlib import Path
 from onnx_fp16fix.calibrate import Source
 from onnx_fp16fix.errors import Problem, UsageError
 from onnx_fp16fix.graph import build_view
+from onnx_fp16fix.language import DEFAULT_ALLOWED
 from onnx_fp16fix.outcome import Outcome
 from onnx_fp16fix.pipeline.accuracy import admit_floor, mend_accuracy, simulate
 from onnx_fp16fix.pipeline.arguments import check_arguments
@@ -75,7 +76,7 @@ def fix(
     Wishes: ``keep_fp32`` and ``force_fp16`` take regular expressions that match names of main-graph nodes from their
     start, ``..._ops`` op types. ``limits``: regular expression of tensor names -> largest magnitude to plan for, in
     place of the measured one. ``max_fp32_flops``: share of the FLOPs that FP32 is to have at most; more than that is a
-    finding left. ``allow``: equality classes of rules that may be used (exact, real, context, lossy; None: all).
+    finding left. ``allow``: equality classes of rules that may be used (exact, real, context, lossy; None: not lossy).
     ``force``: obey a wish that cannot go well, and report what it leaves at risk, instead of refusing it.
 
     Raises UserError for whatever a user can mend; a result that fails verification has status ``rejected``.
@@ -100,7 +101,9 @@ def fix(
         force=force,
     )
     chosen = wishes.allowed(load_all(rules))
-    stage = RuleStage(chosen, margin, targets=asked_targets(target, rules, chosen))
+    stage = RuleStage(
+        chosen, margin, wishes.allow or DEFAULT_ALLOWED, targets=asked_targets(target, rules, chosen)
+    )
     run = Run("fix", model, data, progress, samples, seed, ranges, kernels=kernels)
     base = inline_functions(run.model)
     targets = wishes.targets(build_view(base).main)
@@ -129,6 +132,8 @@ def fix(
             state = planned(replace(state, wished={**asked, **state.wished}))
     run.document.findings += [*findings, *stage.findings()]
     run.document.rules = stage.entries()
+    for text in stage.assumptions():
+        run.warn(text)
     emitted = emit(run, state, precision, io)
     report, limit = None, Tolerances().fp16 if tolerance is None else tolerance
     if verify and precision == "fp16":
@@ -157,6 +162,8 @@ def apply(
     margin: float = 2.0,
     samples: int = 4,
     seed: int = 0,
+    allow: Names | None = None,
+    explain_misses: bool = False,
     verify: bool = True,
     tensorrt: TensorRTMode = "auto",
     trust_rules: bool = False,
@@ -166,7 +173,8 @@ def apply(
 
     Where no rule matches, the result is the input, byte for byte. FP32 islands that rules ask for exist in a typed
     model only (``precision="fp16"``): a FP32 model cannot hold them. A rule of the user's own whose quick proof fails
-    is refused unless ``trust_rules``.
+    is refused unless ``trust_rules``. ``allow``: as in ``fix``. ``explain_misses``: for each rule that is applied
+    nowhere, look for the place where it came closest (``run.misses``).
     """
     check_arguments(
         precision=precision, io=io, tensorrt=tensorrt, tolerance=tolerance, margin=margin, samples=samples
@@ -178,7 +186,10 @@ def apply(
     if rules is None or (not isinstance(rules, (str, Path)) and not rules):
         raise UsageError(Problem("USAGE-RULES", "apply needs rules: a file, a folder or pack:NAME"))
     chosen = load_all(rules)
-    stage = RuleStage(chosen, margin, targets=asked_targets(target, rules, chosen))
+    allowed = gather_wishes(allow=allow).allow or DEFAULT_ALLOWED
+    stage = RuleStage(
+        chosen, margin, allowed, explain_misses, targets=asked_targets(target, rules, chosen)
+    )
     run = Run("apply", model, data, progress, samples, seed, ranges)
     if not trust_rules:
         refuse_unproven(run, stage.rules, rules)
@@ -192,7 +203,9 @@ def apply(
         with progress.step("plan"):
             state.plan = make_plan(state.scope, state.ranges, margin=margin, fp32=fp32, only=only)
     run.document.findings += stage.findings()
-    run.document.rules = stage.entries()
+    run.document.rules, run.document.misses = stage.entries(), stage.misses()
+    for text in stage.assumptions():
+        run.warn(text)
     emitted = emit(run, state, precision, io)
     # rules that call themselves exact are held to it
     return conclude(run, state, emitted, Tolerances(tolerance, stage.tolerance), verify, tensorrt)

@@ -12,9 +12,19 @@ from pydantic import JsonValue
 
 import onnx_fp16fix.actions  # noqa: F401  registers the actions that rules may name
 from onnx_fp16fix.calibrate import RangeTable
-from onnx_fp16fix.document import Edit, Finding, FindingStatus, RuleEntry
+from onnx_fp16fix.document import Edit, Finding, FindingStatus, MissEntry, RuleEntry
 from onnx_fp16fix.graph import GraphView, ScopeView
-from onnx_fp16fix.language import MatchRecord, PlanRequest, Rule, RuleRun, Target, apply_rules, load_rules
+from onnx_fp16fix.language import (
+    DEFAULT_ALLOWED,
+    MatchRecord,
+    Miss,
+    PlanRequest,
+    Rule,
+    RuleRun,
+    Target,
+    apply_rules,
+    load_rules,
+)
 from onnx_fp16fix.model import Model, Patch, ScopePath, apply_patches
 
 __all__ = ["RuleStage", "load_all", "requests_to_plan"]
@@ -48,6 +58,9 @@ class RuleStage:
     MAX_ROUNDS: ClassVar[int] = 4
     rules: tuple[Rule, ...]
     margin: float
+    allow: Collection[str] = DEFAULT_ALLOWED
+    """Classes of equality that may be used."""
+    explain_misses: bool = False
     targets: tuple[Target, ...] = ()
     requests: tuple[PlanRequest, ...] = ()
     tolerance: float = 0.0
@@ -67,7 +80,14 @@ class RuleStage:
         """The rewritten model, None if no rule rewrites anything; ``for_targets``: of the rules that name targets."""
         rules = [rule for rule in self.rules if rule.targets or not for_targets]
         self._last = apply_rules(
-            view, rules, ranges, margin=self.margin, targets=self.targets, only_nodes=only_nodes
+            view,
+            rules,
+            ranges,
+            margin=self.margin,
+            targets=self.targets,
+            only_nodes=only_nodes,
+            allow=self.allow,
+            explain_misses=self.explain_misses,
         )
         self.requests = self._last.requests
         for stats in self._last.stats:
@@ -85,7 +105,9 @@ class RuleStage:
 
     def wishes(self, view: GraphView, ranges: RangeTable) -> dict[int, str]:
         """Main-graph nodes that the rules keep in FP32 in this very model; nothing is recorded or rewritten."""
-        run = apply_rules(view, self.rules, ranges, margin=self.margin, targets=self.targets)
+        run = apply_rules(
+            view, self.rules, ranges, margin=self.margin, targets=self.targets, allow=self.allow
+        )
         return requests_to_plan(run.requests)[0]
 
     def keep(self) -> None:
@@ -105,6 +127,16 @@ class RuleStage:
         """Statistics per rule."""
         return list(self._stats.values())
 
+    def misses(self) -> list[MissEntry]:
+        """How close each rule came that was never applied, in the last run."""
+        kept = {record.rule for record in self._kept}
+        return [_miss_entry(miss) for miss in self._last.misses if miss.rule not in kept]
+
+    def assumptions(self) -> list[str]:
+        """What a user agrees to by taking what the rules did: the ``assumes`` of those kept."""
+        texts = (f"{record.rule} assumes: {text}" for record in self._kept for text in record.assumes)
+        return list(dict.fromkeys(texts))
+
     def rules_by_node(self, scope: ScopeView) -> dict[str, list[str]]:
         """Ids of the rules that the last run applied in the main graph, by the names of the nodes they matched."""
         unnamed = {f"#{node.index}": node.outputs[0].name for node in scope.nodes if not node.name}
@@ -119,7 +151,9 @@ class RuleStage:
     def findings(self, status: FindingStatus = "fixed") -> list[Finding]:
         """What rules did (``status`` is theirs) and what they skipped for want of a fact, in the last run."""
         done = self._kept if status == "fixed" else [r for r in self._last.records if r.status == "applied"]
-        unknown = [r for r in self._last.records if r.status == "skipped" and r.missing]
+        unknown = [
+            r for r in self._last.records if r.status == "skipped" and (r.missing or r.clause == "equal")
+        ]
         of_targets = {rule.id for rule in self.rules if rule.targets}
         found = [(record, status) for record in done]
         found += [(record, "skipped") for record in unknown]
@@ -149,6 +183,22 @@ def _finding(record: MatchRecord, status: FindingStatus, of_target: bool) -> Fin
         facts=facts,
         missing=list(record.missing),
         edit=Edit(removed=list(record.removed), added=list(record.added)),
+    )
+
+
+def _miss_entry(miss: Miss) -> MissEntry:
+    return MissEntry(
+        rule=miss.rule,
+        name=miss.name,
+        clause=miss.clause,
+        reason=miss.reason,
+        fitted=miss.fitted,
+        size=miss.size,
+        scope="/".join(miss.scope),
+        node=miss.node or None,
+        nodes=list(miss.nodes),
+        facts={name: _plain(value) for name, value in miss.facts.items()},
+        missing=list(miss.missing),
     )
 
 

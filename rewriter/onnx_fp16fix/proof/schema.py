@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from onnx_fp16fix.language.build_rule import EQUAL
+from onnx_fp16fix.language import EQUAL
 from onnx_fp16fix.language.load import LANGUAGE
 from onnx_fp16fix.language.registry import action_names, find_action
 
