@@ -18,7 +18,7 @@ from onnx_fp16fix.language.apply import apply_rules
 from onnx_fp16fix.language.emitter import Emitter, Untranslatable
 from onnx_fp16fix.language.expression import Suite
 from onnx_fp16fix.language.guard import NOTHING
-from onnx_fp16fix.language.rule import Case, Rule
+from onnx_fp16fix.language.rule import EQUAL, Case, Rule
 from onnx_fp16fix.language.template import Ref, Template
 from onnx_fp16fix.model import Model, Names
 
@@ -143,6 +143,7 @@ def run_case(rule: Rule, case: Case) -> CaseResult:
         build_view(Model(model)),
         [replace(rule, after=())],
         table,
+        allow=EQUAL,
         targets=[case.target] if case.target else rule.targets,
     )
     applied = [record for record in run.records if record.status == "applied"]

@@ -11,7 +11,7 @@ import onnx
 
 from onnx_fp16fix.calibrate.ranges import RangeTable, TensorRange
 from onnx_fp16fix.graph import build_view
-from onnx_fp16fix.language import PlanRequest, Rule, RuleRun, apply_rules
+from onnx_fp16fix.language import EQUAL, PlanRequest, Rule, RuleRun, apply_rules
 from onnx_fp16fix.language.cases import Given, build_model, parse_given
 from onnx_fp16fix.language.expression import Expr, Suite
 from onnx_fp16fix.language.rule import Case
@@ -96,7 +96,9 @@ def try_rule(
     before = model if model is not None else case_model(case)
     table = table if table is not None else case_table(given)
     targets = [case.target] if case.target else rule.targets
-    run = apply_rules(build_view(Model(before)), [replace(rule, after=())], table, targets=targets)
+    run = apply_rules(
+        build_view(Model(before)), [replace(rule, after=())], table, targets=targets, allow=EQUAL
+    )
     after = apply_patches(Model(before), run.patches).proto if run.patches else before
     return Trial(rule, given, before, after, table, run)
 
