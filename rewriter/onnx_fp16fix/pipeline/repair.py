@@ -187,9 +187,7 @@ def apply(
         raise UsageError(Problem("USAGE-RULES", "apply needs rules: a file, a folder or pack:NAME"))
     chosen = load_all(rules)
     allowed = gather_wishes(allow=allow).allow or DEFAULT_ALLOWED
-    stage = RuleStage(
-        chosen, margin, allowed, explain_misses, targets=asked_targets(target, rules, chosen)
-    )
+    stage = RuleStage(chosen, margin, allowed, explain_misses, targets=asked_targets(target, rules, chosen))
     run = Run("apply", model, data, progress, samples, seed, ranges)
     if not trust_rules:
         refuse_unproven(run, stage.rules, rules)
