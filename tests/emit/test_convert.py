@@ -110,13 +110,15 @@ BRANCHES = """g (bool c, float[2] x) => (float[2] y, float[2] z) <float[2] w = {
 
 @pytest.mark.parametrize("io", ["fp32", "fp16"])
 @pytest.mark.parametrize("fp32", [set(), {0}, {0, 2}])
-def test_what_bodies_read_stays_fp32_under_its_name(io: str, fp32: set[int]) -> None:
+def test_bodies_that_no_plan_covers_read_fp32(io: str, fp32: set[int]) -> None:
     proto = model(BRANCHES)
     made = converted(proto, fp32=fp32, io=io)
     types = types_of(made.model.proto)
-    assert [types[name] for name in ("x", "h", "w")] == [FLOAT, FLOAT, FLOAT]
-    bodies = [node.attribute for node in made.model.proto.graph.node if node.op_type == "If"]
-    assert bodies == [proto.graph.node[1].attribute]
+    branches = [
+        a.g.node for node in made.model.proto.graph.node if node.op_type == "If" for a in node.attribute
+    ]
+    assert [[node.op_type for node in nodes] for nodes in branches] == [["Mul"], ["Neg"]]
+    assert {types[name] for nodes in branches for node in nodes for name in node.input} == {FLOAT}
     feeds = {"x": np.float32([0, 1])}
     for condition in (True, False):
         values = open_session(made.model.proto).run({**feeds, "c": np.array(condition)})

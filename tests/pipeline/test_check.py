@@ -152,7 +152,7 @@ def test_bodies_are_looked_into() -> None:
     proto = model(f"g (float[n,4] x, bool c) => (float[n,4] y) {{ y = If (c) <{body}> }}")
     outcome = onnx_fp16fix.check(proto, {"x": 300 * X, "c": np.array(True)})
     finding = of(outcome, "q")
-    assert (finding.severity, finding.scope) == ("info", "0:then_branch:0")
+    assert (finding.severity, finding.status, finding.scope) == ("error", "available", "0:then_branch:0")
     assert finding.facts["absmax"] == 1_440_000
 
 

@@ -1,7 +1,7 @@
 """The typed FP16 model: FLOAT16 wherever schema and plan allow, one Cast per tensor and type, FP32 at the border.
 
 Who needs which type is read from the ONNX schemas (``operators.float_slots``). Every tensor keeps its name for the
-type its producer makes, except where its name is promised as FP32 (graph outputs, tensors read by bodies).
+type its producer makes, except where its name is promised as FP32: graph outputs, inputs and outputs of bodies.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from onnx_fp16fix import fp16
 from onnx_fp16fix.graph import ConstantTensor, ScopeView, ViewNode
-from onnx_fp16fix.model import Model, Names, Patch, apply_patches
+from onnx_fp16fix.model import Model, Names, Patch, ScopePath, apply_patches
 from onnx_fp16fix.model.tensors import read_tensor
 from onnx_fp16fix.operators import FloatSlots, float_slots
 
@@ -40,12 +40,29 @@ class Converted:
 
 
 @dataclass
-class _State:
-    scope: ScopeView
+class _Shared:
+    """What all scopes have in common. ``promised``: tensors that leave a scope under their name."""
+
     names: Names
+    promised: frozenset[int]
+    guards: frozenset[str]
+    casts: int = 0
+    overflowed: list[str] = field(default_factory=list)
+    raised: list[str] = field(default_factory=list)
+    rename: dict[str, str] = field(default_factory=dict)
+    """Constants that keep their name after all."""
+
+
+@dataclass
+class _State:
+    """One scope. ``io``: the type at its border; ``outer``: the scope around it."""
+
+    scope: ScopeView
+    shared: _Shared
     io: Literal["fp32", "fp16"]
+    outer: _State | None
     infos: Mapping[str, onnx.ValueInfoProto]
-    patch: Patch = field(default_factory=Patch)
+    patch: Patch
     slots: list[FloatSlots] = field(default_factory=list)
     either: dict[int, frozenset[int]] = field(default_factory=dict)
     """Slots that read any type, by node."""
@@ -55,14 +72,17 @@ class _State:
     """Tensors that their producer makes in FP16, by identity."""
     cast: dict[tuple[int, int], str] = field(default_factory=dict)
     """Casted copies by (tensor, type)."""
-    constants: dict[int, str] = field(default_factory=dict)
+    constants: dict[int, tuple[gs.Tensor, str]] = field(default_factory=dict)
     """FP16 copies of constants by tensor."""
     kept: set[int] = field(default_factory=set)
     """Constants that are also needed as they are."""
-    casts: int = 0
-    overflowed: list[str] = field(default_factory=list)
-    guards: frozenset[str] = frozenset()
-    raised: list[str] = field(default_factory=list)
+
+    def owner(self, tensor: gs.Tensor) -> _State:
+        """The scope, this or an outer one, that the tensor belongs to."""
+        state = self
+        while state.outer is not None and state.scope.tensors.get(tensor.name) is not tensor:
+            state = state.outer
+        return state
 
 
 def convert(
@@ -71,34 +91,59 @@ def convert(
     *,
     io: Literal["fp32", "fp16"] = "fp32",
     guards: frozenset[str] = frozenset(),
+    bodies: Mapping[ScopePath, Collection[int]] | None = None,
 ) -> Converted:
-    """Type the main graph.
+    """Type the main graph and the bodies inside it.
 
     ``fp32``: indices of nodes that compute in FP32; all others run in FP16 where their schema admits it. Opset, names,
     order and shapes of inputs and outputs stay; their types too unless ``io="fp16"``. ``guards``: constants that keep
-    denominators from zero; they become at least FP16's smallest value.
+    denominators from zero; they become at least FP16's smallest value. ``bodies``: the FP32 nodes of each body that
+    may run in FP16; bodies not named stay as they are.
     """
-    infos = {info.name: info for info in scope.model.proto.graph.value_info}
-    state = _State(scope, Names(scope.model), io, infos, guards=guards)
+    scopes = [scope, *scope.inside()]
+    outputs = (view.tensor(name) for view in scopes for name in view.outputs)
+    promised = frozenset(id(tensor) for tensor in outputs if tensor is not None)
+    shared = _Shared(Names(scope.model), promised, guards)
+    states: dict[ScopePath, _State] = {}
+    for view in scopes:
+        whole = view is scope
+        outer = None if view.parent is None or whole else states[view.parent.path]
+        infos = {info.name: info for info in view.graph.value_info}
+        state = _State(view, shared, io if whole else "fp32", outer, infos, Patch(view.path))
+        states[view.path] = state
+        _choose_slots(state, fp32 if whole else (bodies or {}).get(view.path))
+        _classify(state)
+    for state in states.values():
+        for node in state.scope.nodes:
+            _type_node(state, node)
+    for state in states.values():
+        _finish_constants(state)
+    for state in states.values():
+        _rename_operands(state)
+    return Converted(
+        apply_patches(scope.model, [state.patch for state in states.values()]),
+        shared.casts,
+        tuple(shared.overflowed),
+        tuple(shared.raised),
+    )
+
+
+def _choose_slots(state: _State, fp32: Collection[int] | None) -> None:
+    """The operands of each node that become FP16; none if ``fp32`` is None."""
+    scope = state.scope
     for node in scope.nodes:
         opset = scope.model.opset_of(node.domain)
         found = float_slots(node.domain, node.op, opset, len(node.inputs), len(node.outputs))
         if found.either:
             state.either[node.index] = found.either
         stays = (
-            node.index in fp32
+            fp32 is None
+            or node.index in fp32
             or node.op == "Constant"
             or scope.is_exit_cast(node)
             or _reads_unknown(state, node, found)
         )
         state.slots.append(FloatSlots(False, frozenset(), frozenset()) if stays else found)
-    _classify(state)
-    for node in scope.nodes:
-        _type_node(state, node)
-    _finish_constants(state)
-    return Converted(
-        apply_patches(scope.model, [state.patch]), state.casts, tuple(state.overflowed), tuple(state.raised)
-    )
 
 
 def _is_float(state: _State, tensor: gs.Tensor) -> bool:
@@ -116,12 +161,13 @@ def _reads_unknown(state: _State, node: ViewNode, slots: FloatSlots) -> bool:
 def _is_constant(state: _State, tensor: gs.Tensor) -> bool:
     if isinstance(tensor, ConstantTensor):
         return True
-    producer = state.scope.producer(tensor)
+    scope = state.owner(tensor).scope
+    producer = scope.producer(tensor)
     return (
         producer is not None
         and producer.op == "Constant"
         and not producer.domain
-        and state.scope.is_constant(tensor)  # sparse ones are not
+        and scope.is_constant(tensor)  # sparse ones are not
     )
 
 
@@ -140,23 +186,23 @@ def _classify(state: _State) -> None:
             half = slot in state.slots[node.index].outputs
             if half:
                 state.half.add(id(tensor))
-            if scope.outside_uses(tensor):
+            if id(tensor) in state.shared.promised:
                 promised = _promised_half(state, tensor)
                 if promised:
                     _retype_border(state, tensor.name)
                 if promised != half:
                     suffix = "float16" if half else "float32"
-                    state.stored[id(tensor)] = state.names.fresh(f"{tensor.name}/fp16fix/{suffix}")
+                    state.stored[id(tensor)] = state.shared.names.fresh(f"{tensor.name}/fp16fix/{suffix}")
 
 
 def _promised_half(state: _State, tensor: gs.Tensor) -> bool:
-    """Whether the name belongs to an FP16 value: with io="fp16", unless a body reads it."""
-    uses = state.scope.outside_uses(tensor)
-    return state.io == "fp16" and uses == sum(name == tensor.name for name in state.scope.outputs)
+    """Whether the name belongs to an FP16 value outside."""
+    return state.io == "fp16" and (tensor.name in state.scope.outputs or state.scope.producer(tensor) is None)
 
 
 def _retype_border(state: _State, name: str) -> None:
-    graph = state.scope.model.proto.graph
+    graph = state.scope.graph
+    assert isinstance(graph, onnx.GraphProto)
     for info in (*graph.input, *graph.output):
         if info.name == name:
             state.patch.border[name] = _as_half(info)
@@ -189,7 +235,9 @@ def _type_node(state: _State, node: ViewNode) -> None:
     copy.output[:] = outputs
     if made:
         _retype_maker(copy)
-    if copy != node.proto:
+    if node.index in state.scope.bodies:
+        state.patch.rewired[node.index] = (inputs, outputs)
+    elif copy != node.proto:
         state.patch.replaced[node.index] = copy
     for tensor in made:
         _update_value_info(state, tensor)
@@ -200,6 +248,9 @@ def _type_node(state: _State, node: ViewNode) -> None:
 
 
 def _operand(state: _State, tensor: gs.Tensor, *, half: bool) -> str:
+    """The name under which a node reads the tensor; casts and copies are made in the scope that it belongs to, so that
+    a body does not repeat them."""
+    state = state.owner(tensor)
     if _is_constant(state, tensor):
         return _constant_operand(state, tensor, half=half)
     name = str(tensor.name)
@@ -211,7 +262,7 @@ def _operand(state: _State, tensor: gs.Tensor, *, half: bool) -> str:
     key = (id(tensor), target)
     if key not in state.cast:
         suffix = "float16" if half else "float32"
-        state.cast[key] = state.names.fresh(f"{name}/fp16fix/{suffix}")
+        state.cast[key] = state.shared.names.fresh(f"{name}/fp16fix/{suffix}")
         producer = state.scope.producer(tensor)
         source = state.stored.get(id(tensor), name)
         _add_cast(state, source, state.cast[key], target, 0 if producer is None else producer.index + 1)
@@ -219,9 +270,9 @@ def _operand(state: _State, tensor: gs.Tensor, *, half: bool) -> str:
 
 
 def _add_cast(state: _State, source: str, result: str, to: int, index: int) -> None:
-    name = state.names.fresh(f"{result}/fp16fix/Cast")
+    name = state.shared.names.fresh(f"{result}/fp16fix/Cast")
     state.patch.insert(index, helper.make_node("Cast", [source], [result], name=name, to=to))
-    state.casts += 1
+    state.shared.casts += 1
 
 
 def _constant_operand(state: _State, tensor: gs.Tensor, *, half: bool) -> str:
@@ -229,41 +280,47 @@ def _constant_operand(state: _State, tensor: gs.Tensor, *, half: bool) -> str:
         state.kept.add(id(tensor))
         return str(tensor.name)
     if id(tensor) not in state.constants:
-        state.constants[id(tensor)] = state.names.fresh(f"{tensor.name}/fp16fix/float16")
-    return state.constants[id(tensor)]
+        name = state.shared.names.fresh(f"{tensor.name}/fp16fix/float16")
+        state.constants[id(tensor)] = (tensor, name)
+    return state.constants[id(tensor)][1]
 
 
 def _finish_constants(state: _State) -> None:
     """A constant used in FP16 alone keeps its name; one used in both types exists twice."""
-    tensors = {id(t): t for node in state.scope.nodes for t in node.inputs if id(t) in state.constants}
-    rename: dict[str, str] = {}
-    for key, tensor in tensors.items():
-        both = key in state.kept or state.scope.outside_uses(tensor) > 0
+    for key, (tensor, fresh) in state.constants.items():
+        both = key in state.kept or key in state.shared.promised
         producer = state.scope.producer(tensor)
         values = state.scope.constant(tensor)
         assert values is not None
-        name = state.constants[key] if both else tensor.name
+        name = fresh if both else tensor.name
         half = _to_half(state, tensor.name, values, name)
         if both:
             state.patch.initializers.append(half)
             continue
-        rename[state.constants[key]] = tensor.name
+        state.shared.rename[fresh] = tensor.name
         _update_value_info(state, tensor)
         if producer is not None:
             state.patch.replaced[producer.index] = _constant_node(producer, half)
         else:
             state.patch.replaced_initializers[tensor.name] = half
+
+
+def _rename_operands(state: _State) -> None:
+    rename = state.shared.rename
     for node in state.patch.replaced.values():
         node.input[:] = [rename.get(name, name) for name in node.input]
+    for inputs, _ in state.patch.rewired.values():
+        inputs[:] = [rename.get(name, name) for name in inputs]
 
 
 def _to_half(state: _State, label: str, values: npt.NDArray[Any], name: str) -> TensorProto:
     half = fp16.to_float16(values)
     if np.count_nonzero(np.isinf(half)) > np.count_nonzero(np.isinf(values)):
-        state.overflowed.append(label)
-    if label in state.guards and not half.all():
-        half = np.where(half == 0, np.float16(fp16.TINY), half)
-        state.raised.append(label)
+        state.shared.overflowed.append(label)
+    lost = (half == 0) & (values > 0)
+    if label in state.shared.guards and lost.any():
+        half = np.where(lost, np.float16(fp16.TINY), half)
+        state.shared.raised.append(label)
     return numpy_helper.from_array(half, name)
 
 

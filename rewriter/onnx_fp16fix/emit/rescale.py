@@ -6,18 +6,19 @@ outputs keep their bits.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 import onnx_graphsurgeon as gs
 from onnx import helper, numpy_helper
 
-from onnx_fp16fix.graph import ConstantTensor, ScopeView, ViewNode
-from onnx_fp16fix.model import Model, Names, Patch, apply_patches
+from onnx_fp16fix.calibrate.ranges import tensor_key
+from onnx_fp16fix.emit.scaled import scale_constants
+from onnx_fp16fix.graph import ScopeView, ViewNode
+from onnx_fp16fix.model import Model, Names, Patch, ScopePath, apply_patches
+from onnx_fp16fix.model.model import GraphLike
 from onnx_fp16fix.operators import AttributeScale, inp, out
 from onnx_fp16fix.plan import Plan
 from onnx_fp16fix.plan.facts import Facts
@@ -32,13 +33,15 @@ _FACTORS = range(-15, 15)
 @dataclass(frozen=True, slots=True)
 class Rescaled:
     """The FP32 model, its FP32-only nodes by index in *this* model's main graph, the exponents of its tensors by
-    name, the constants that must not vanish in FP16, and how many Muls were inserted."""
+    name, the constants that must not vanish in FP16, how many Muls were inserted, and the FP32-only nodes of the
+    bodies that the plan covers, by scope in this model."""
 
     model: Model
     fp32_nodes: frozenset[int]
     exponents: Mapping[str, int]
     raised: frozenset[str]
     inserted_muls: int
+    bodies: Mapping[ScopePath, frozenset[int]] = field(default_factory=dict)
 
 
 @dataclass
@@ -47,7 +50,7 @@ class _Edit:
     plan: Plan
     facts: Facts
     names: Names
-    patch: Patch = field(default_factory=Patch)
+    patch: Patch
     inputs: dict[Slot, str] = field(default_factory=dict)
     """New tensor names of operands."""
     made: dict[tuple[str, int, bool], str] = field(default_factory=dict)
@@ -61,74 +64,53 @@ class _Edit:
 
 
 def rescale(scope: ScopeView, facts: Facts, plan: Plan) -> Rescaled:
-    """Apply a plan's exponents to the main graph."""
-    edit = _Edit(scope, plan, facts, Names(scope.model))
-    _scale_constants(edit)
+    """Apply a plan's exponents to the main graph and the bodies that it covers."""
+    scopes, names = [scope, *scope.inside()], Names(scope.model)
+    patches = {view.path: Patch(view.path) for view in scopes}
+    constants = scale_constants(scopes, plan, patches, names)
+    edits = []
+    for view in scopes:
+        part = plan if view is scope else plan.bodies.get(view.path, Plan())
+        own = facts if view is scope else Facts(view, facts.ranges, facts.margin)
+        edits.append(_Edit(view, part, own, names, patches[view.path]))
+    by_path = {edit.scope.path: edit for edit in edits}
+    for (path, slot), name in constants.items():
+        by_path[path].inputs[slot] = name
+    for edit in edits:
+        _edit_scope(edit)
+    model = apply_patches(scope.model, patches.values())
+    # bodies stay in order, but the indices in their paths move with the nodes inserted before them
+    after = {old.path: new for old, new in zip(scope.model.scopes(), model.scopes(), strict=True)}
+    fp32 = {after[edit.scope.path].path: _fp32_indices(edit, after[edit.scope.path].graph) for edit in edits}
+    main = after[scope.path].path
+    return Rescaled(
+        model,
+        fp32[main],
+        {name: exponent for edit in edits for name, exponent in _new_exponents(edit)},
+        frozenset(name for edit in edits for name in _raised(edit)),
+        sum(edit.muls for edit in edits),
+        {after[path].path: fp32[after[path].path] for path in plan.bodies},
+    )
+
+
+def _edit_scope(edit: _Edit) -> None:
     _rename_results(edit)
     _scale_entries(edit)
-    for slot in sorted(plan.muls):
+    for slot in sorted(edit.plan.muls):
         _insert_mul(edit, slot)
-    for node in scope.nodes:
-        _rewrite_node(edit, node)
-    _drop_dead_constants(edit)
-    model = apply_patches(scope.model, [edit.patch])
-    exponents = {edit.renamed.get(name, name): exponent for name, exponent in plan.exponents.items()}
-    raised = {edit.inputs.get((i, slot), scope.nodes[i].inputs[slot].name) for i, slot in plan.raised}
-    return Rescaled(model, _fp32_indices(edit, model), exponents, frozenset(raised), edit.muls)
+    for node in edit.scope.nodes:
+        if node.index not in edit.patch.removed:
+            _rewrite_node(edit, node)
 
 
-def _scale_constants(edit: _Edit) -> None:
-    """Shared constants are copied once per exponent; one exponent for all users changes the constant in place."""
-    users: dict[int, tuple[gs.Tensor, dict[int, list[Slot]]]] = {}
-    for (index, position), _ in edit.plan.operands.items():
-        tensor = edit.scope.nodes[index].inputs[position]
-        if id(tensor) in users:
-            continue
-        by_exponent: dict[int, list[Slot]] = {}
-        for node, slot in edit.scope.consumers(tensor):
-            by_exponent.setdefault(edit.plan.operands.get((node.index, slot), 0), []).append(
-                (node.index, slot)
-            )
-        if edit.scope.outside_uses(tensor):
-            by_exponent.setdefault(0, [])
-        users[id(tensor)] = (tensor, by_exponent)
-    for tensor, by_exponent in users.values():
-        if len(by_exponent) == 1 and _in_place(edit, tensor, next(iter(by_exponent))):
-            continue
-        for exponent, slots in by_exponent.items():
-            if exponent:
-                name = edit.names.fresh(f"{tensor.name}/fp16fix/scaled")
-                edit.patch.initializers.append(_scaled(edit.scope, tensor, exponent, name))
-                edit.inputs.update(dict.fromkeys(slots, name))
+def _new_exponents(edit: _Edit) -> Iterator[tuple[str, int]]:
+    for name, exponent in edit.plan.exponents.items():
+        yield tensor_key(edit.scope.path, edit.renamed.get(name, name)), exponent
 
 
-def _in_place(edit: _Edit, tensor: gs.Tensor, exponent: int) -> bool:
-    producer = edit.scope.producer(tensor)
-    if isinstance(tensor, ConstantTensor):
-        edit.patch.replaced_initializers[tensor.name] = _scaled(
-            edit.scope, tensor, exponent, tensor.name, tensor.proto
-        )
-        return True
-    if producer is not None and producer.op == "Constant":
-        node = onnx.NodeProto()
-        node.CopyFrom(producer.proto)
-        del node.attribute[:]
-        node.attribute.append(helper.make_attribute("value", _scaled(edit.scope, tensor, exponent, "")))
-        edit.patch.replaced[producer.index] = node
-        return True
-    return False
-
-
-def _scaled(
-    scope: ScopeView, tensor: gs.Tensor, exponent: int, name: str, like: onnx.TensorProto | None = None
-) -> onnx.TensorProto:
-    values: npt.NDArray[Any] | None = scope.constant(tensor)
-    assert values is not None
-    proto = numpy_helper.from_array(np.ldexp(values, -exponent).astype(values.dtype, copy=False), name)
-    if like is not None:
-        proto.doc_string = like.doc_string
-        proto.metadata_props.extend(like.metadata_props)
-    return proto
+def _raised(edit: _Edit) -> Iterator[str]:
+    for index, slot in edit.plan.raised:
+        yield edit.inputs.get((index, slot), edit.scope.nodes[index].inputs[slot].name)
 
 
 def _rename_results(edit: _Edit) -> None:
@@ -204,6 +186,9 @@ def _rewrite_node(edit: _Edit, node: ViewNode) -> None:
                 attributes[scale.name] = float(np.ldexp(value, scale.coefficient * exponent))
     if not attributes and inputs == list(node.proto.input) and outputs == list(node.proto.output):
         return
+    if node.index in edit.scope.bodies:
+        edit.patch.rewired[node.index] = (inputs, outputs)
+        return
     copy = onnx.NodeProto()
     copy.CopyFrom(edit.patch.replaced.get(node.index, node.proto))
     copy.input[:] = inputs
@@ -234,29 +219,11 @@ def _set_float(node: onnx.NodeProto, name: str, value: float) -> None:
     node.attribute.append(helper.make_attribute(name, value))
 
 
-def _drop_dead_constants(edit: _Edit) -> None:
-    """Constants of which every user took a scaled copy."""
-    replaced: dict[int, tuple[gs.Tensor, int]] = {}
-    for index, position in edit.inputs:
-        tensor = edit.scope.nodes[index].inputs[position]
-        if edit.facts.is_constant(tensor):
-            replaced[id(tensor)] = (tensor, replaced.get(id(tensor), (tensor, 0))[1] + 1)
-    for tensor, count in replaced.values():
-        if count == len(edit.scope.consumers(tensor)) and not edit.scope.outside_uses(tensor):
-            producer = edit.scope.producer(tensor)
-            if producer is not None:
-                edit.patch.removed.add(producer.index)
-                edit.patch.replaced.pop(producer.index, None)
-            elif isinstance(tensor, ConstantTensor):
-                edit.patch.dropped_initializers.add(tensor.name)
-
-
-def _fp32_indices(edit: _Edit, model: Model) -> frozenset[int]:
+def _fp32_indices(edit: _Edit, graph: GraphLike) -> frozenset[int]:
     """Where the FP32 nodes of the plan and the FP32 Muls are in the new node list."""
     outputs = set(edit.fp32_outputs)
     for index in edit.plan.fp32:
         outputs.update(edit.renamed.get(name, name) for name in edit.scope.nodes[index].proto.output if name)
-    nodes = model.proto.graph.node
     return frozenset(
-        index for index, node in enumerate(nodes) if any(name in outputs for name in node.output)
+        index for index, node in enumerate(graph.node) if any(name in outputs for name in node.output)
     )

@@ -23,7 +23,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from onnx_fp16fix.model import Model, Scope, ScopePath, TypeTable, infer_types
 from onnx_fp16fix.model.infer import Dim, TensorType
-from onnx_fp16fix.model.model import subgraphs
+from onnx_fp16fix.model.model import GraphLike, subgraphs
 from onnx_fp16fix.model.tensors import read_tensor
 
 __all__ = ["ConstantTensor", "GraphView", "ScopeView", "ViewNode", "build_view"]
@@ -112,22 +112,35 @@ class ScopeView:
     model: Model
     types: TypeTable
     parent: ScopeView | None
+    graph: GraphLike
     nodes: list[ViewNode] = field(default_factory=list)
     tensors: dict[str, gs.Tensor] = field(default_factory=dict)
     inputs: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
+    bodies: dict[int, dict[str, ScopeView]] = field(default_factory=dict)
+    """Scopes of bodies by node index and path element."""
     _producers: dict[int, ViewNode] = field(default_factory=dict)
     _consumers: dict[int, list[tuple[ViewNode, int]]] = field(default_factory=dict)
     _outside: dict[int, int] = field(default_factory=dict)
 
+    def owner(self, name: str) -> ScopeView | None:
+        """The scope, this or an outer one, whose tensor the name means here."""
+        scope: ScopeView | None = self
+        while scope is not None and name not in scope.tensors:
+            scope = scope.parent
+        return scope
+
     def tensor(self, name: str) -> gs.Tensor | None:
         """The tensor of this name as this scope sees it, outer scopes included."""
-        scope: ScopeView | None = self
-        while scope is not None:
-            if name in scope.tensors:
-                return scope.tensors[name]
-            scope = scope.parent
-        return None
+        scope = self.owner(name)
+        return None if scope is None else scope.tensors[name]
+
+    def inside(self) -> Iterator[ScopeView]:
+        """All scopes of bodies in this one, at any depth; parents first."""
+        for bodies in self.bodies.values():
+            for body in bodies.values():
+                yield body
+                yield from body.inside()
 
     def producer(self, tensor: gs.Tensor) -> ViewNode | None:
         """The node of this scope that makes the tensor."""
@@ -150,12 +163,8 @@ class ScopeView:
         return self._type(name).shape
 
     def _type(self, name: str) -> TensorType:
-        scope: ScopeView | None = self
-        while scope is not None:
-            if name in scope.tensors:
-                return self.types.get(scope.path, name)
-            scope = scope.parent
-        return TensorType()
+        scope = self.owner(name)
+        return TensorType() if scope is None else self.types.get(scope.path, name)
 
     def constant(self, tensor: gs.Tensor) -> npt.NDArray[Any] | None:
         """Values of an initializer that no input overrides, a Constant or a ConstantOfShape node; else None."""
@@ -234,13 +243,16 @@ def build_view(model: Model, types: TypeTable | None = None) -> GraphView:
     scopes: dict[ScopePath, ScopeView] = {}
     for scope in model.scopes():
         parent = scopes[scope.parent.path] if scope.parent is not None else None
-        scopes[scope.path] = _build_scope(scope, model, types, parent)
+        view = scopes[scope.path] = _build_scope(scope, model, types, parent)
+        if parent is not None:
+            index, element = scope.path[-1].split(":", 1)
+            parent.bodies.setdefault(int(index), {})[element] = view
     return GraphView(model, types, scopes)
 
 
 def _build_scope(scope: Scope, model: Model, types: TypeTable, parent: ScopeView | None) -> ScopeView:
-    view = ScopeView(scope.path, model, types, parent)
     graph = scope.graph
+    view = ScopeView(scope.path, model, types, parent, graph)
     if isinstance(graph, onnx.GraphProto):
         view.inputs = tuple(info.name for info in graph.input)
         view.outputs = tuple(info.name for info in graph.output)

@@ -81,8 +81,12 @@ def _check_scope(scope: Scope, graph: GraphLike, patches: Mapping[ScopePath, Pat
     patch = patches.get(scope.path)
     inner = {int(path[len(scope.path)].split(":")[0]) for path in patches if _is_inside(path, scope.path)}
     for index, old, new in _kept(scope, graph, patch):
-        if index in inner:
-            _same_fields(old, new, skip={"attribute"}, where=f"node '{old.name}'")
+        rewired = patch is not None and index in patch.rewired
+        if index in inner or rewired:
+            skip = {"attribute"} if index in inner else set()
+            _same_fields(old, new, skip | ({"input", "output"} if rewired else set()), f"node '{old.name}'")
+            if patch is not None and rewired and (list(new.input), list(new.output)) != patch.rewired[index]:
+                raise AssertionError(f"frame check: node '{old.name}' has other names than it was given")
         elif old != new:
             raise AssertionError(f"frame check: node {index} '{old.name}' of scope {scope.path} changed")
     _same_fields(

@@ -20,7 +20,8 @@ _FREE_INITIALIZERS = 4
 class Patch:
     """Edits of one scope; node indices are positions in the scope before any edit.
 
-    ``inserted[i]`` go before node ``i`` (the number of nodes = at the end). ``value_info`` replaces or adds an
+    ``inserted[i]`` go before node ``i`` (the number of nodes = at the end). ``rewired`` gives a node other input and
+    output names and leaves the rest of it, so that its bodies may be edited too. ``value_info`` replaces or adds an
     entry, or drops it where the value is None. ``border`` replaces graph inputs and outputs by name.
     """
 
@@ -28,6 +29,7 @@ class Patch:
     removed: set[int] = field(default_factory=set)
     inserted: dict[int, list[onnx.NodeProto]] = field(default_factory=dict)
     replaced: dict[int, onnx.NodeProto] = field(default_factory=dict)
+    rewired: dict[int, tuple[list[str], list[str]]] = field(default_factory=dict)
     initializers: list[onnx.TensorProto] = field(default_factory=list)
     replaced_initializers: dict[str, onnx.TensorProto] = field(default_factory=dict)
     dropped_initializers: set[str] = field(default_factory=set)
@@ -40,7 +42,7 @@ class Patch:
 
     def is_empty(self) -> bool:
         """Whether it changes nothing."""
-        parts = (self.removed, self.inserted, self.replaced, self.initializers)
+        parts = (self.removed, self.inserted, self.replaced, self.rewired, self.initializers)
         return not any(
             (*parts, self.replaced_initializers, self.dropped_initializers, self.value_info, self.border)
         )
@@ -49,6 +51,7 @@ class Patch:
         """Take over the edits of another patch of the same scope that touches other nodes."""
         self.removed |= other.removed
         self.replaced |= other.replaced
+        self.rewired |= other.rewired
         for index, nodes in other.inserted.items():
             self.inserted.setdefault(index, []).extend(nodes)
         self.initializers += other.initializers
@@ -114,6 +117,8 @@ def _rebuild(graph: GraphLike, patch: Patch) -> None:
     nodes: list[onnx.NodeProto] = []
     for index, node in enumerate(graph.node):
         nodes += patch.inserted.get(index, ())
+        if index in patch.rewired:
+            node.input[:], node.output[:] = patch.rewired[index]
         if index not in patch.removed:
             nodes.append(patch.replaced.get(index, node))
     nodes += patch.inserted.get(len(graph.node), ())

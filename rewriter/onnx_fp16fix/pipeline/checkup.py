@@ -13,7 +13,6 @@ from onnx_fp16fix.pipeline.arguments import check_arguments
 from onnx_fp16fix.pipeline.decisions import plan_entry
 from onnx_fp16fix.pipeline.diagnosis import (
     annotate,
-    body_findings,
     harmless_overflows,
     output_findings,
     simulated_findings,
@@ -69,7 +68,7 @@ def check(
     findings = _diagnose(view, table, plan, stage, report, entry, margin)
     document = run.document
     document.check, document.findings, document.rules = entry, worst_first(findings), stage.entries()
-    document.plan = plan_entry(view.main, plan, len(plan.muls) + len(plan.entries) + len(plan.results))
+    document.plan = plan_entry(view, plan, sum(part.inserted_muls() for _, part in plan.scopes()))
     document.summary = dict(Counter(finding.kind for finding in findings if finding.severity != "info"))
     broken = any(finding.status in ("available", "left") for finding in findings)
     return run.finish("findings" if broken else "ok")
@@ -86,8 +85,8 @@ def _diagnose(
 ) -> list[Finding]:
     """All findings; completes ``entry`` with what simulation shows."""
     scope = view.main
-    harmless = harmless_overflows(scope, ranges, margin)
-    planned = plan_findings(scope, plan, "available")
+    harmless = harmless_overflows(view, ranges, margin)
+    planned = plan_findings(view, plan, "available")
     annotate(planned, ranges, report, harmless, stage.rules_by_node(scope))
     findings = [*nan_findings(scope, ranges), *planned, *stage.findings("available")]
     named = {finding.tensor for finding in planned}
@@ -98,4 +97,4 @@ def _diagnose(
         repairable = any(finding.status == "available" for finding in (*findings, *found))
         findings = [*output_findings(report, entry.tolerance, repairable), *findings, *found]
     findings += [finding for finding in weight_findings(entry.weights) if finding.tensor not in named]
-    return [*findings, *body_findings(view, ranges)]
+    return findings

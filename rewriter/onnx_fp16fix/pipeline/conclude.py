@@ -30,7 +30,7 @@ def conclude(
 ) -> Outcome:
     """Verify the result, unless told not to; the outcome is rejected, has findings left, or is in order."""
     findings = run.document.findings
-    findings += [*decision_findings(state.scope, state.plan), *emitted.findings]
+    findings += [*decision_findings(state.view, state.plan), *emitted.findings]
     if not state.plan.optimal:
         run.warn("the planner ran out of time: the nodes around what is at risk stay in FP32")
     if verify:

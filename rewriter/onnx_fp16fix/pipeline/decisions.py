@@ -3,27 +3,37 @@ each tensor that gives up bits."""
 
 from __future__ import annotations
 
+from onnx_fp16fix.calibrate.ranges import tensor_key
 from onnx_fp16fix.document import Finding, PlanEntry
-from onnx_fp16fix.graph import ScopeView
+from onnx_fp16fix.graph import GraphView, ScopeView
 from onnx_fp16fix.plan import Plan
 
 __all__ = ["decision_findings", "plan_entry"]
 
 
-def plan_entry(scope: ScopeView, plan: Plan, inserted_muls: int, casts: int = 0) -> PlanEntry:
-    """The document's section about a plan; Muls and Casts are those of the models made from it."""
+def plan_entry(view: GraphView, plan: Plan, inserted_muls: int, casts: int = 0) -> PlanEntry:
+    """The document's section about a plan, bodies included (their nodes named by scope, as tensors are in ranges);
+    Muls and Casts are those of the models made from it."""
     return PlanEntry(
-        rescaled_tensors=len(plan.exponents) + len(plan.entries),
+        rescaled_tensors=sum(len(part.exponents) + len(part.entries) for _, part in plan.scopes()),
         inserted_muls=inserted_muls,
-        fp32_nodes=[scope.nodes[index].label for index in plan.fp32],
+        fp32_nodes=[
+            tensor_key(path, view.scopes[path].nodes[index].label)
+            for path, part in plan.scopes()
+            for index in part.fp32
+        ],
         fp32_flops_share=plan.fp32_flops_share,
         casts=casts,
     )
 
 
-def decision_findings(scope: ScopeView, plan: Plan) -> list[Finding]:
+def decision_findings(view: GraphView, plan: Plan) -> list[Finding]:
     """One finding per Mul and per tensor whose typical values become subnormal."""
-    findings = []
+    return [finding for path, part in plan.scopes() for finding in _scope_findings(view.scopes[path], part)]
+
+
+def _scope_findings(scope: ScopeView, plan: Plan) -> list[Finding]:
+    findings, where = [], "/".join(scope.path)
     for (index, position), shift in sorted(plan.muls.items()):
         node = scope.nodes[index]
         why = plan.muls_why[index, position]
@@ -34,6 +44,7 @@ def decision_findings(scope: ScopeView, plan: Plan) -> list[Finding]:
                 severity="info",
                 status="fixed",
                 message=f"a Mul by 2**{-shift} goes before {node.op}: {why}",
+                scope=where,
                 node=node.label,
                 tensor=node.inputs[position].name,
                 facts={"exponent": -shift},
@@ -47,6 +58,7 @@ def decision_findings(scope: ScopeView, plan: Plan) -> list[Finding]:
                 severity="info",
                 status="fixed",
                 message=f"'{name}' is stored so small that its typical values give up {bits} of 11 bits",
+                scope=where,
                 tensor=name,
                 facts={"bits": bits},
             )

@@ -14,7 +14,7 @@ from pydantic import JsonValue
 from onnx_fp16fix import fp16
 from onnx_fp16fix.calibrate import RangeTable
 from onnx_fp16fix.calibrate.ranges import tensor_key
-from onnx_fp16fix.document import Finding, FindingKind
+from onnx_fp16fix.document import Finding
 from onnx_fp16fix.graph import GraphView, ScopeView, ViewNode
 from onnx_fp16fix.plan.facts import Facts
 from onnx_fp16fix.plan.tolerate import overflow_tolerant
@@ -22,7 +22,6 @@ from onnx_fp16fix.simulate import SimulationReport, TensorError
 
 __all__ = [
     "annotate",
-    "body_findings",
     "harmless_overflows",
     "output_findings",
     "simulated_findings",
@@ -40,15 +39,19 @@ _SEVERITY = {"error": 0, "warning": 1, "info": 2}
 _MADE_IN_FP16 = "plain FP16 makes"
 
 
-def harmless_overflows(scope: ScopeView, ranges: RangeTable, margin: float) -> frozenset[str]:
-    """Names of tensors that overflow without harm: what reads them ends in functions that saturate.
+def harmless_overflows(view: GraphView, ranges: RangeTable, margin: float) -> frozenset[str]:
+    """Tensors, by their keys in a range table, that overflow without harm: what reads them saturates.
 
     A NaN passes through such functions, so only what is too large in FP32 counts.
     """
-    facts = Facts(scope, ranges, margin)
+    return frozenset(key for scope in view for key in _harmless(Facts(scope, ranges, margin), margin))
+
+
+def _harmless(facts: Facts, margin: float) -> Iterator[str]:
+    scope = facts.scope
     tolerant = overflow_tolerant(facts, [facts.relation(facts.node_view(node)) for node in scope.nodes])
-    return frozenset(
-        tensor.name
+    return (
+        tensor_key(scope.path, tensor.name)
         for node in scope.nodes
         for tensor in node.outputs
         if id(tensor) in tolerant and facts.range(tensor).absmax * margin > fp16.MAX
@@ -67,17 +70,18 @@ def annotate(
     ``rules`` has the ids of the rules that rewrite a node, by its name.
     """
     for finding in findings:
-        entry = ranges.get(finding.tensor) if finding.tensor else None
+        key = tensor_key(finding.scope.split("/") if finding.scope else (), finding.tensor or "")
+        entry = ranges.get(key)
         if entry is not None and finding.kind == "overflow" and entry.absmax_sample >= 0:
             finding.facts["sample"] = entry.absmax_sample
-        error = report.tensors.get(finding.tensor) if report is not None and finding.tensor else None
+        error = report.tensors.get(key) if report is not None else None
         if error is not None:
             finding.facts.update(_numbers(error))
-        measured = report is not None and finding.tensor in report.harmless
+        measured = report is not None and key in report.harmless
         if measured and finding.severity == "error":  # of other data nobody knows, so it stays a finding
             finding.severity = "warning"
             finding.facts["harmless_on_data"] = True
-        if finding.kind == "overflow" and finding.tensor in harmless:
+        if finding.kind == "overflow" and key in harmless:
             finding.severity, finding.status = "info", "skipped"
             risk = finding.message.split(": ")[0]
             finding.message = f"{risk}: harmless, the functions that read it saturate"
@@ -211,34 +215,6 @@ def _inaccurate(node: ViewNode, error: TensorError, ratio: float) -> Finding:
         facts={**_numbers(error), "ratio": ratio},
         repaired_by=["fix"],
     )
-
-
-def body_findings(view: GraphView, ranges: RangeTable) -> list[Finding]:
-    """Tensors of If, Loop and Scan bodies beyond FP16: no risk to us, for bodies stay in FP32, but one to others."""
-    found = []
-    for scope in view:
-        if not scope.path:
-            continue
-        for node in scope.nodes:
-            for tensor in node.outputs:
-                entry = ranges.get(tensor_key(scope.path, tensor.name)) if tensor.name else None
-                if entry is not None and entry.absmax > fp16.MAX:
-                    kind: FindingKind = "overflow"
-                    message = f"'{tensor.name}' reaches {entry.absmax:.4g} in a body, which stays in FP32"
-                    found.append(
-                        Finding(
-                            name="fp16-body",
-                            kind=kind,
-                            severity="info",
-                            status="skipped",
-                            message=message,
-                            scope="/".join(scope.path),
-                            node=node.name or tensor.name,
-                            tensor=tensor.name,
-                            facts={"absmax": entry.absmax, "sample": entry.absmax_sample},
-                        )
-                    )
-    return found
 
 
 def worst_first(findings: Collection[Finding]) -> list[Finding]:

@@ -8,15 +8,23 @@ from collections.abc import Mapping
 from onnx_fp16fix.calibrate import RangeTable
 from onnx_fp16fix.document import Edit, Finding, FindingKind, FindingStatus
 from onnx_fp16fix.emit import Converted
-from onnx_fp16fix.graph import ScopeView
+from onnx_fp16fix.graph import GraphView, ScopeView
 from onnx_fp16fix.plan import Plan, Risk
 from onnx_fp16fix.simulate import SimulationReport
 
 __all__ = ["constant_findings", "left_findings", "nan_findings", "plan_findings"]
 
 
-def plan_findings(scope: ScopeView, plan: Plan, status: FindingStatus) -> list[Finding]:
+def plan_findings(view: GraphView, plan: Plan, status: FindingStatus) -> list[Finding]:
     """One finding per tensor at risk, with what the plan does about it."""
+    return [
+        finding
+        for path, part in plan.scopes()
+        for finding in _scope_findings(view.scopes[path], part, status)
+    ]
+
+
+def _scope_findings(scope: ScopeView, plan: Plan, status: FindingStatus) -> list[Finding]:
     seen: set[tuple[str, str]] = set()
     findings = []
     for risk in plan.risks:
@@ -31,6 +39,7 @@ def plan_findings(scope: ScopeView, plan: Plan, status: FindingStatus) -> list[F
                 severity="error" if risk.kind == "overflow" else "warning",
                 status=status,
                 message=f"{risk.message}: {_remedy(scope, plan, risk)}",
+                scope="/".join(scope.path),
                 node=node.label,
                 tensor=risk.tensor,
                 facts={name: value for name, value in risk.facts.items() if math.isfinite(value)},

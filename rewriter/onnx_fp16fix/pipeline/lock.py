@@ -1,7 +1,7 @@
 """Lock files, ``schema: fp16fix-lock/1``: what ``fix`` decided, complete enough to do it again without deciding.
 
-A lock belongs to one model, by a digest of what it holds. Nodes are told by their place in the main graph of that
-model with local functions inlined; the names beside are for readers. What rules made is protobuf text.
+A lock belongs to one model, by a digest of what it holds. Nodes are told by their place in the main graph or a body
+of that model with local functions inlined; the names beside are for readers. What rules made is protobuf text.
 """
 
 from __future__ import annotations
@@ -65,17 +65,6 @@ def find_lock(rules: object) -> Path | None:
 
 def lock_text(lock: Lock, scope: ScopeView) -> str:
     """The file's text; ``scope`` is the graph that the plan is of."""
-    labels = [node.label for node in scope.nodes]
-    plan = lock.plan
-
-    def slots(values: Iterable[tuple[int, int]]) -> list[dict[str, Any]]:
-        return [{"node": index, "name": labels[index], "input": slot} for index, slot in values]
-
-    def by_slot(values: Mapping[tuple[int, int], int]) -> list[dict[str, Any]]:
-        return [
-            {**entry, "exponent": values[entry["node"], entry["input"]]} for entry in slots(sorted(values))
-        ]
-
     document = {
         "schema": LOCK,
         "tool": {"name": "onnx-fp16fix", "version": lock.version},
@@ -85,19 +74,7 @@ def lock_text(lock: Lock, scope: ScopeView) -> str:
             "verified": lock.verified, "tolerance": lock.fp16, "fp32_tolerance": lock.fp32,
         },
         "steps": [_step_out(step) for step in lock.steps],
-        "plan": {
-            "exponents": dict(plan.exponents),
-            "entries": dict(plan.entries),
-            "results": dict(plan.results),
-            "operands": by_slot(plan.operands),
-            "muls": [
-                {**entry, "why": plan.muls_why.get((entry["node"], entry["input"]), "")} for entry in by_slot(plan.muls)
-            ],
-            "raised": slots(sorted(plan.raised)),
-            "fp32": [{"node": i, "name": labels[i], "why": why} for i, why in plan.fp32.items()],
-            "fp32_flops_share": plan.fp32_flops_share,
-            "lost_bits": dict(plan.lost_bits),
-        },
+        "plan": _plan_out(lock.plan, scope),
     }  # fmt: skip
     comment = "# Made by `onnx-fp16fix fix`. `onnx-fp16fix apply THIS_FILE MODEL -o OUT` gives the same model again.\n"
     text: str = yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=120)
@@ -135,6 +112,38 @@ def read_lock(path: Path) -> Lock:
         raise RuleFileError(Problem("LOCK-READ", found, file=str(path), hint=hint)) from error
 
 
+def _plan_out(plan: Plan, scope: ScopeView) -> dict[str, Any]:
+    labels = [node.label for node in scope.nodes]
+
+    def slots(values: Iterable[tuple[int, int]]) -> list[dict[str, Any]]:
+        return [{"node": index, "name": labels[index], "input": slot} for index, slot in values]
+
+    def by_slot(values: Mapping[tuple[int, int], int]) -> list[dict[str, Any]]:
+        return [
+            {**entry, "exponent": values[entry["node"], entry["input"]]} for entry in slots(sorted(values))
+        ]
+
+    document = {
+        "exponents": dict(plan.exponents),
+        "entries": dict(plan.entries),
+        "results": dict(plan.results),
+        "operands": by_slot(plan.operands),
+        "muls": [
+            {**entry, "why": plan.muls_why.get((entry["node"], entry["input"]), "")} for entry in by_slot(plan.muls)
+        ],
+        "raised": slots(sorted(plan.raised)),
+        "fp32": [{"node": i, "name": labels[i], "why": why} for i, why in plan.fp32.items()],
+        "flops": plan.flops,
+        "fp32_flops_share": plan.fp32_flops_share,
+        "lost_bits": dict(plan.lost_bits),
+    }  # fmt: skip
+    inside = {body.path: body for body in scope.inside()}
+    document["bodies"] = [
+        {"scope": list(path), **_plan_out(part, inside[path])} for path, part in plan.bodies.items()
+    ]
+    return document
+
+
 def _plan_in(entry: Mapping[str, Any]) -> Plan:
     def by_slot(name: str, value: str = "exponent") -> dict[tuple[int, int], Any]:
         return {(item["node"], item["input"]): item[value] for item in entry[name]}
@@ -148,8 +157,10 @@ def _plan_in(entry: Mapping[str, Any]) -> Plan:
         muls_why=by_slot("muls", "why"),
         raised=frozenset((item["node"], item["input"]) for item in entry["raised"]),
         fp32={item["node"]: item["why"] for item in entry["fp32"]},
+        flops=entry.get("flops", 0.0),
         fp32_flops_share=entry["fp32_flops_share"],
         lost_bits=entry["lost_bits"],
+        bodies={tuple(item["scope"]): _plan_in(item) for item in entry.get("bodies", ())},
     )
 
 

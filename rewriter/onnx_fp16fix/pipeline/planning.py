@@ -7,10 +7,10 @@ from dataclasses import replace
 
 from onnx_fp16fix.document import Finding
 from onnx_fp16fix.errors import Problem, UsageError
+from onnx_fp16fix.operators import flops
 from onnx_fp16fix.pipeline.prepare import Run
 from onnx_fp16fix.pipeline.state import State
 from onnx_fp16fix.plan import Plan, make_plan
-from onnx_fp16fix.plan.planner import flops_share
 
 __all__ = ["budget_findings", "planned", "settle"]
 
@@ -84,6 +84,7 @@ def _plan(state: State, fp32: Mapping[int, str], half: frozenset[int]) -> Plan:
         state.ranges,
         margin=state.margin,
         fp32={index: why for index, why in fp32.items() if index not in state.half},
+        bodies=state.inside,
         fp16=half,
         max_fp32_flops=state.max_fp32_flops,
     )
@@ -103,5 +104,7 @@ def _without(state: State, plan: Plan) -> Plan:
     if not state.obeyed.keys() & plan.fp32.keys():
         return plan
     fp32 = {index: why for index, why in plan.fp32.items() if index not in state.obeyed}
-    views = [state.facts.node_view(node) for node in state.scope.nodes]
-    return replace(plan, fp32=fp32, fp32_flops_share=flops_share(views, fp32))
+    facts = state.facts
+    less = sum(flops(facts.node_view(state.scope.nodes[index])) for index in plan.fp32.keys() - fp32.keys())
+    share = plan.fp32_flops_share - less / plan.flops if plan.flops else 0.0
+    return replace(plan, fp32=fp32, fp32_flops_share=share)

@@ -22,7 +22,7 @@ from onnx_fp16fix.pipeline.planning import budget_findings, planned, settle
 from onnx_fp16fix.pipeline.prepare import ModelSource, Run, calibrated, inline_functions
 from onnx_fp16fix.pipeline.replay import locked, replay
 from onnx_fp16fix.pipeline.rules import RuleStage, load_all, requests_to_plan
-from onnx_fp16fix.pipeline.state import Io, Precision, State, emit
+from onnx_fp16fix.pipeline.state import Io, Precision, State, by_scope, emit
 from onnx_fp16fix.pipeline.targets import apply_rules, asked_targets
 from onnx_fp16fix.pipeline.trust import refuse_unproven
 from onnx_fp16fix.pipeline.wishes import Names, Wishes, gather_wishes
@@ -125,11 +125,12 @@ def fix(
     )
     with progress.step("plan"):
         state = settle(run, state, force=force)
-    findings = plan_findings(state.scope, state.plan, "fixed")
+    findings = plan_findings(state.view, state.plan, "fixed")
     state = _improve(run, state, stage, wishes)
     if rules is not None and (asked := stage.wishes(state.view, state.ranges)):
+        main, inside = by_scope(asked)
         with progress.step("plan again"):
-            state = planned(replace(state, wished={**asked, **state.wished}))
+            state = planned(replace(state, wished={**main, **state.wished}, inside=inside))
     run.document.findings += [*findings, *stage.findings()]
     run.document.rules = stage.entries()
     for text in stage.assumptions():
@@ -195,11 +196,14 @@ def apply(
     state = State(run.model, view, table, margin)
     state = apply_rules(run, state, stage)
     fp32, only = requests_to_plan(stage.requests)
+    main, bodies = by_scope(fp32)
     if not only:
-        state.plan = Plan(fp32=fp32)  # islands alone are no reason to rescale anything
+        state.plan = Plan(fp32=main)  # islands alone are no reason to rescale anything
     else:
         with progress.step("plan"):
-            state.plan = make_plan(state.scope, state.ranges, margin=margin, fp32=fp32, only=only)
+            state.plan = make_plan(
+                state.scope, state.ranges, margin=margin, fp32=main, bodies=bodies, only=only
+            )
     run.document.findings += stage.findings()
     run.document.rules, run.document.misses = stage.entries(), stage.misses()
     for text in stage.assumptions():
@@ -214,11 +218,11 @@ def _improve(run: Run, state: State, stage: RuleStage, wishes: Wishes) -> State:
 
     Nodes that the user spoke of are not rewritten.
     """
-    costly = state.plan.costly_nodes() - state.wished.keys() - state.half.keys()
+    costly = state.plan.costly_nodes() - {((), index) for index in state.wished.keys() | state.half.keys()}
     if not costly or not stage.rules:
         return state
     with run.progress.step("rules"):
-        trial = stage.run(state.view, state.ranges, only_nodes={((), index) for index in costly})
+        trial = stage.run(state.view, state.ranges, only_nodes=costly)
     if trial is None:
         stage.discard()
         return state

@@ -37,13 +37,14 @@ def load_all(sources: str | Path | Sequence[str | Path] | None) -> tuple[Rule, .
     return load_rules([sources] if isinstance(sources, (str, Path)) else list(sources))
 
 
-def requests_to_plan(requests: Sequence[PlanRequest]) -> tuple[dict[int, str], frozenset[str]]:
-    """What rules ask of the planner: main-graph nodes to keep in FP32 with the reason, and tensors to rescale."""
+def requests_to_plan(
+    requests: Sequence[PlanRequest],
+) -> tuple[dict[tuple[ScopePath, int], str], frozenset[str]]:
+    """What rules ask of the planner: nodes to keep in FP32 with the reason, and tensors to rescale."""
     fp32 = {
-        index: f"asked for by {request.rule}: {request.reason}"
+        (scope, index): f"asked for by {request.rule}: {request.reason}"
         for request in requests
         for scope, index in request.fp32_nodes
-        if not scope
     }
     return fp32, frozenset(name for request in requests for name in request.rescale_tensors)
 
@@ -103,8 +104,8 @@ class RuleStage:
         """What the last run rewrites."""
         return self._last.patches
 
-    def wishes(self, view: GraphView, ranges: RangeTable) -> dict[int, str]:
-        """Main-graph nodes that the rules keep in FP32 in this very model; nothing is recorded or rewritten."""
+    def wishes(self, view: GraphView, ranges: RangeTable) -> dict[tuple[ScopePath, int], str]:
+        """Nodes that the rules keep in FP32 in this very model; nothing is recorded or rewritten."""
         run = apply_rules(
             view, self.rules, ranges, margin=self.margin, targets=self.targets, allow=self.allow
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -9,7 +10,7 @@ from onnx_fp16fix.calibrate import RangeTable
 from onnx_fp16fix.document import Finding
 from onnx_fp16fix.emit import convert, rescale, share_constants
 from onnx_fp16fix.graph import GraphView, ScopeView, build_view
-from onnx_fp16fix.model import Model
+from onnx_fp16fix.model import Model, ScopePath
 from onnx_fp16fix.pipeline.decisions import plan_entry
 from onnx_fp16fix.pipeline.findings import constant_findings
 from onnx_fp16fix.pipeline.lock import Step
@@ -18,7 +19,7 @@ from onnx_fp16fix.plan import Plan
 from onnx_fp16fix.plan.facts import Facts
 from onnx_fp16fix.sidecar import named_layers, sidecar_texts
 
-__all__ = ["Emitted", "Io", "Precision", "State", "emit"]
+__all__ = ["Emitted", "Io", "Precision", "State", "by_scope", "emit"]
 
 Precision = Literal["fp16", "fp32"]
 Io = Literal["fp32", "fp16"]
@@ -42,6 +43,8 @@ class State:
     max_fp32_flops: float | None = None
     steps: tuple[Step, ...] = ()
     """How ``model`` came from the user's model, functions inlined."""
+    inside: dict[ScopePath, dict[int, str]] = field(default_factory=dict)
+    """Nodes of bodies that the user's rules keep in FP32, with the reason."""
 
     @property
     def scope(self) -> ScopeView:
@@ -52,6 +55,17 @@ class State:
     def facts(self) -> Facts:
         """What the planner knows."""
         return Facts(self.scope, self.ranges, self.margin)
+
+
+def by_scope(
+    fp32: Mapping[tuple[ScopePath, int], str],
+) -> tuple[dict[int, str], dict[ScopePath, dict[int, str]]]:
+    """Nodes of the main graph, and those of bodies by scope."""
+    main: dict[int, str] = {}
+    bodies: dict[ScopePath, dict[int, str]] = {}
+    for (path, index), why in fp32.items():
+        (bodies.setdefault(path, {}) if path else main)[index] = why
+    return main, bodies
 
 
 @dataclass
@@ -70,33 +84,39 @@ def emit(run: Run, state: State, precision: Precision, io: Io) -> Emitted:
     """Make the models of a plan, and note the plan in the run document."""
     plan = state.plan
     fp32_model, fp32_nodes, exponents, muls, casts = state.model, frozenset(plan.fp32), dict[str, int](), 0, 0
-    guards = frozenset(state.scope.nodes[index].inputs[slot].name for index, slot in plan.raised)
+    bodies: Mapping[ScopePath, Collection[int]] = {
+        path: body.fp32.keys() for path, body in plan.bodies.items()
+    }
+    guards = frozenset(
+        state.view.scopes[path].nodes[index].inputs[slot].name
+        for path, part in plan.scopes()
+        for index, slot in part.raised
+    )
     findings: list[Finding] = []
     with run.progress.step("emit"):
         if not plan.is_empty():
             rescaled = rescale(state.scope, state.facts, plan)
             fp32_model, fp32_nodes, muls = rescaled.model, rescaled.fp32_nodes, rescaled.inserted_muls
-            exponents, guards = dict(rescaled.exponents), rescaled.raised
+            exponents, guards, bodies = dict(rescaled.exponents), rescaled.raised, rescaled.bodies
         result = fp32_model
         if precision == "fp16":
-            converted = convert(build_view(fp32_model).main, fp32_nodes, io=io, guards=guards)
+            converted = convert(build_view(fp32_model).main, fp32_nodes, io=io, guards=guards, bodies=bodies)
             result, casts = share_constants(converted.model), converted.casts
             findings = constant_findings(converted)
-    nodes = fp32_model.proto.graph.node
-    run.document.plan = plan_entry(state.scope, plan, muls, casts)
+    nodes, kept = fp32_model.proto.graph.node, sum(len(part.fp32) for _, part in plan.scopes())
+    run.document.plan = plan_entry(state.view, plan, muls, casts)
     run.document.summary = {
         "nodes_before": len(run.model.proto.graph.node),
         "nodes_after": len(result.proto.graph.node),
-        "fp32_nodes": len(plan.fp32),
+        "fp32_nodes": kept,
         "nodes_fp32_model": len(nodes),
     }
     sidecars: dict[str, str] = {}
     if precision == "fp32" and (fp32_nodes or run.command == "fix"):
         fp32_model, layers = named_layers(fp32_model, fp32_nodes)
         result, sidecars = fp32_model, sidecar_texts(layers)
-    if precision == "fp32" and plan.fp32:
+    if precision == "fp32" and kept:
         run.warn(
-            f"{len(plan.fp32)} nodes must stay in FP32; a FP32 model cannot say so, its sidecar files and --precision "
-            "fp16 do"
+            f"{kept} nodes must stay in FP32; a FP32 model cannot say so, its sidecar files and --precision fp16 do"
         )
     return Emitted(result, fp32_model, exponents, findings, sidecars)

@@ -12,7 +12,7 @@ import onnx_graphsurgeon as gs
 from onnx import TensorProto
 
 from onnx_fp16fix import fp16
-from onnx_fp16fix.calibrate.ranges import RangeTable, TensorRange
+from onnx_fp16fix.calibrate.ranges import RangeTable, TensorRange, tensor_key
 from onnx_fp16fix.graph import ScopeView, ViewNode
 from onnx_fp16fix.operators import FloatSlots, Operand, Relation, float_slots, relation_of
 
@@ -125,7 +125,8 @@ class Facts:
         return self._ranges[key]
 
     def _measured(self, tensor: gs.Tensor) -> TensorRange:
-        measured = self.ranges.get(tensor.name)
+        owner = self.scope.owner(tensor.name)
+        measured = self.ranges.get(tensor_key(owner.path if owner is not None else (), tensor.name))
         if measured is not None:
             return measured
         shape = self.scope.shape(tensor.name) or ()

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
+from onnx_fp16fix.model import ScopePath
 from onnx_fp16fix.plan.risk import Risk
 
 __all__ = ["Plan", "Slot"]
 
 Slot = tuple[int, int]
-"""(index of the node in the main graph, input slot)."""
+"""(index of the node in its scope, input slot)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to store and how; true value = stored value * 2**exponent.
+    """What to store and how in one scope; true value = stored value * 2**exponent.
 
     ``exponents``: per tensor name, exponents other than 0. ``operands``: exponents of constant operands other than 0,
     by slot. ``entries``: graph inputs that one Mul by ``2**-s`` scales for all their readers. ``muls``: explicit
     multiplications by ``2**-d`` of an operand, by slot (d is added to the tensor's exponent).
     ``results``: the same for a tensor whose true value leaves the graph or is read by a body.
-    ``fp32``: nodes that compute in FP32, with the reason; ``muls_why``: the reason of each Mul.
+    ``fp32``: nodes that compute in FP32, with the reason; ``muls_why``: the reason of each Mul. ``bodies``: the plans
+    of all bodies inside, by scope. A scope's inputs and outputs, and what it reads from outside, have exponent 0.
     """
 
     exponents: Mapping[str, int] = field(default_factory=dict)
@@ -34,17 +36,34 @@ class Plan:
     fp32: Mapping[int, str] = field(default_factory=dict)
     muls_why: Mapping[Slot, str] = field(default_factory=dict)
     lost_bits: Mapping[str, int] = field(default_factory=dict)
+    bodies: Mapping[ScopePath, Plan] = field(default_factory=dict)
+    flops: float = 0.0
+    """Of one run, bodies included."""
     fp32_flops_share: float = 0.0
     cost: float = 0.0
-    """Price in bytes (``Prices``) of all that exact rescaling could not get for free."""
+    """Price in bytes (``Prices``) of all that exact rescaling could not get for free, bodies included."""
     risks: tuple[Risk, ...] = ()
     """What plain FP16 would get wrong: all of it answered by this plan, unless it was made for some nodes only."""
     optimal: bool = True
 
     def is_empty(self) -> bool:
         """Whether the model can be typed as it is."""
-        return not (self.exponents or self.entries or self.operands or self.muls or self.results or self.fp32)
+        edits = (self.exponents, self.entries, self.operands, self.muls, self.results, self.fp32)
+        return not any(edits) and all(body.is_empty() for body in self.bodies.values())
 
-    def costly_nodes(self) -> frozenset[int]:
+    def costly_nodes(self) -> frozenset[tuple[ScopePath, int]]:
         """Nodes at which exact rescaling still pays: FP32, or behind an explicit Mul."""
-        return frozenset(self.fp32) | frozenset(index for index, _ in self.muls)
+        return frozenset(
+            (path, index)
+            for path, plan in self.scopes()
+            for index in {*plan.fp32, *(index for index, _ in plan.muls)}
+        )
+
+    def inserted_muls(self) -> int:
+        """Explicit Muls in this scope, alike ones not counted as one."""
+        return len(self.muls) + len(self.entries) + len(self.results)
+
+    def scopes(self, path: ScopePath = ()) -> Iterator[tuple[ScopePath, Plan]]:
+        """This plan, for the scope at ``path``, and those of all bodies inside."""
+        yield path, self
+        yield from self.bodies.items()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import product
 
 import numpy as np
@@ -10,7 +11,9 @@ import numpy.typing as npt
 
 from onnx_fp16fix.calibrate.ranges import RangeTable
 from onnx_fp16fix.graph import ScopeView
+from onnx_fp16fix.model import ScopePath
 from onnx_fp16fix.operators import flops
+from onnx_fp16fix.plan.bodies import executions, kept_whole, long_sums
 from onnx_fp16fix.plan.build import build_problem
 from onnx_fp16fix.plan.exact import exact_nodes
 from onnx_fp16fix.plan.explain import reason_for_fp32, reason_for_mul
@@ -22,7 +25,17 @@ from onnx_fp16fix.plan.problem import Problem, operands_of
 from onnx_fp16fix.plan.region import region
 from onnx_fp16fix.plan.risk import Risk, find_risks
 
-__all__ = ["flops_share", "make_plan"]
+__all__ = ["make_plan"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Settings:
+    """What holds for every scope; see ``make_plan``."""
+
+    only: Collection[str] | None
+    prices: Prices
+    time_limit: float | None
+    max_fp32_flops: float | None
 
 
 def make_plan(
@@ -31,23 +44,67 @@ def make_plan(
     *,
     margin: float = 2.0,
     fp32: Mapping[int, str] | None = None,
+    bodies: Mapping[ScopePath, Mapping[int, str]] | None = None,
     only: Collection[str] | None = None,
     prices: Prices | None = None,
     time_limit: float | None = None,
     fp16: Collection[int] = (),
     max_fp32_flops: float | None = None,
 ) -> Plan:
-    """Plan the main graph.
+    """Plan the main graph and the bodies of If, Loop and Scan inside it.
 
     ``margin``: factor between calibrated maxima and what FP16 must hold. ``fp32``: nodes to keep in FP32 with the
     reason (islands asked for by rules). ``only``: tensors whose risk counts (the rules' ``rescale``); None = all.
-    ``time_limit``: seconds for the solver; None lets it grow with the program. ``fp16``: nodes that are not to become
-    FP32; where no plan does without, they do. ``max_fp32_flops``: share of all FLOPs that FP32 is to have at most; a
-    plan with more is better than none. A graph without risk gives an empty plan apart from nodes that cannot run in
-    FP16 at all.
+    ``bodies``: the same as ``fp32`` for the nodes of bodies. A node of ``fp32`` that has bodies keeps these in FP32
+    as a whole. ``time_limit``: seconds for the solver, per scope; None lets it grow with the program. ``fp16``: nodes
+    that are not to become FP32; where no plan does without, they do. ``max_fp32_flops``: share of the FLOPs of each
+    scope that FP32 is to have at most; a plan with more is better than none. A graph without risk gives an empty plan
+    apart from nodes that cannot run in FP16 at all.
     """
     facts = Facts(scope, ranges, margin)
-    prices = prices or Prices()
+    settings = _Settings(only, prices or Prices(), time_limit, max_fp32_flops)
+    plan = _plan_scope(facts, fp32, settings, fp16)
+    if not scope.bodies:
+        return plan
+    plans: dict[ScopePath, Plan] = {}
+    runs: dict[ScopePath, float] = {}
+    whole: dict[tuple[ScopePath, int], str] = {(scope.path, node): why for node, why in (fp32 or {}).items()}
+    for body in scope.inside():
+        inner = Facts(body, ranges, margin)
+        wished = (bodies or {}).get(body.path, {})
+        whole |= {(body.path, node): why for node, why in wished.items()}
+        kept = kept_whole(inner, whole)
+        forced = {**long_sums(inner), **wished} if only is None else wished
+        if kept is None:
+            plans[body.path] = _plan_scope(inner, forced, settings)
+        else:
+            whole |= {(body.path, node.index): kept for node in body.nodes}
+            plans[body.path] = _whole_fp32(inner, kept)
+        runs[body.path] = executions(inner) / max(1, ranges.samples)
+    return _together(plan, plans, runs)
+
+
+def _together(plan: Plan, bodies: Mapping[ScopePath, Plan], runs: Mapping[ScopePath, float]) -> Plan:
+    parts = [(plan, 1.0), *((body, runs[path]) for path, body in bodies.items())]
+    flops = sum(part.flops * times for part, times in parts)
+    fp32_flops = sum(part.flops * part.fp32_flops_share * times for part, times in parts)
+    return replace(
+        plan,
+        bodies=bodies,
+        flops=flops,
+        fp32_flops_share=fp32_flops / flops if flops else 0.0,
+        cost=sum(part.cost * max(1.0, times) for part, times in parts),
+        optimal=all(part.optimal for part, _ in parts),
+    )
+
+
+def _plan_scope(
+    facts: Facts,
+    fp32: Mapping[int, str] | None,
+    settings: _Settings,
+    fp16: Collection[int] = (),
+) -> Plan:
+    scope, only, max_fp32_flops = facts.scope, settings.only, settings.max_fp32_flops
     views = [facts.node_view(node) for node in scope.nodes]
     relations = [facts.relation(view) for view in views]
     need = needs(facts)
@@ -63,10 +120,10 @@ def make_plan(
     budgets = (None,) if max_fp32_flops is None else (max_fp32_flops, None)
     for budget, all_prone in product(budgets, (False, True)):
         problem = build_problem(
-            facts, views, relations, need, nodes, forced, prices,
+            facts, views, relations, need, nodes, forced, settings.prices,
             all_prone=all_prone, half=frozenset(fp16), max_fp32_flops=budget,
         )  # fmt: skip
-        values = problem.program.solve(time_limit)
+        values = problem.program.solve(settings.time_limit)
         if values is not None:
             return _read(problem, values, risks, need)
     return _all_fp32(problem, risks)
@@ -93,12 +150,15 @@ def _read(problem: Problem, values: npt.NDArray[np.float64], risks: tuple[Risk, 
     fp32 = [index for index, variable in problem.fp32.items() if values[variable]]
     fp32 += [index for index in problem.follows if any(values[v] for v in problem.precision(index))]
     fp32 += [
-        view.node.index for view in problem.views if problem.is_fp32(view.node.index) and operands_of(view)
+        view.node.index
+        for view in problem.views
+        if problem.is_fp32(view.node.index) and operands_of(view) and not _only_holds_bodies(problem, view)
     ]
     reasons = {
         index: reason_for_fp32(problem, index, {**entries, **exponents}, operands, muls)
         for index in sorted(fp32)
     }
+    total, share = _flops(problem.views, reasons)
     return Plan(
         exponents=exponents,
         entries=entries,
@@ -109,7 +169,8 @@ def _read(problem: Problem, values: npt.NDArray[np.float64], risks: tuple[Risk, 
         muls_why={slot: reason_for_mul(problem, slot) for slot in muls},
         raised=frozenset(slot for slot in need.raised if slot[0] not in reasons),
         lost_bits=_lost_bits(problem, exponents),
-        fp32_flops_share=flops_share(problem.views, reasons),
+        flops=total,
+        fp32_flops_share=share,
         cost=float(np.dot(problem.program.cost, values)),
         risks=risks,
     )
@@ -126,11 +187,25 @@ def _lost_bits(problem: Problem, exponents: Mapping[str, int]) -> dict[str, int]
     return lost
 
 
-def flops_share(views: Sequence[NodeView], fp32: Collection[int]) -> float:
-    """Share of all FLOPs that the given nodes have."""
+def _only_holds_bodies(problem: Problem, view: NodeView) -> bool:
+    """Whether the node computes in its bodies, whose plans say in what."""
+    index = view.node.index
+    return index in problem.facts.scope.bodies and index not in problem.forced
+
+
+def _flops(views: Sequence[NodeView], fp32: Collection[int]) -> tuple[float, float]:
+    """FLOPs of one run of the scope, bodies left out, and the FP32 nodes' share of them."""
     counts = [flops(view) for view in views]
     total = sum(counts)
-    return sum(counts[index] for index in fp32) / total if total else 0.0
+    return total, sum(counts[index] for index in fp32) / total if total else 0.0
+
+
+def _whole_fp32(facts: Facts, why: str) -> Plan:
+    """The plan of a body that stays as it is."""
+    views = [facts.node_view(node) for node in facts.scope.nodes]
+    fp32 = {view.node.index: why for view in views if operands_of(view)}
+    total, share = _flops(views, fp32)
+    return Plan(fp32=fp32, flops=total, fp32_flops_share=share)
 
 
 def _all_fp32(problem: Problem, risks: tuple[Risk, ...]) -> Plan:
@@ -138,5 +213,5 @@ def _all_fp32(problem: Problem, risks: tuple[Risk, ...]) -> Plan:
     why = "no plan was found within the time limit: kept in FP32 to be safe"
     fp32 = dict.fromkeys(problem.nodes, why)
     fp32 |= {v.node.index: why for v in problem.views if problem.is_fp32(v.node.index) and operands_of(v)}
-    share = flops_share(problem.views, fp32)
-    return Plan(fp32=fp32, fp32_flops_share=share, cost=float("inf"), risks=risks, optimal=False)
+    total, share = _flops(problem.views, fp32)
+    return Plan(fp32=fp32, flops=total, fp32_flops_share=share, cost=float("inf"), risks=risks, optimal=False)
