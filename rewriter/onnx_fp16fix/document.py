@@ -286,10 +286,13 @@ class WeightsEntry(_Section):
 class CheckEntry(_Section):
     """What plain FP16 (every tensor and weight rounded, nothing repaired) does; null ``naive`` was not simulated.
 
+    ``as_type``: what the model was taken as. In BF16 nothing leaves the range, so ``weights`` counts nothing there.
+
     ``first_inaccurate`` is the first tensor, in the order of computation, that is further off than ``tolerance``.
     """
 
     tolerance: float
+    as_type: Literal["fp16", "bf16"] = "fp16"
     naive: SimulationCheck | None = None
     first_inaccurate: str | None = None
     nonfinite_tensors: int = 0

@@ -157,3 +157,14 @@ def test_a_stdout_that_cannot_be_written_is_one_line_and_no_bug():
     assert done.returncode == 3
     assert "STDOUT-WRITE" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("command", ["check", "fix", "apply", "verify", "calibrate", "bisect"])
+def test_a_model_that_declares_a_wrong_type(
+    command: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = onnx.load("tiny.onnx")
+    model.graph.output[0].type.tensor_type.elem_type = TensorProto.INT64
+    onnx.save(model, "wrong.onnx")
+    before = {"apply": [str(SAMPLES / "rules.yaml")], "verify": ["tiny.onnx"]}.get(command, [])
+    expect([command, *before, "wrong.onnx"], 3, "MODEL-INVALID", "declared as INT64", capsys, folder)

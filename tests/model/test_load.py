@@ -185,3 +185,33 @@ def test_external_data_are_not_read(tmp_path: Path) -> None:
     mapped = isinstance(values, np.memmap)
     assert mapped  # a failing assertion would print the values
     assert (values.shape, values[-1]) == ((elements,), 0)
+
+
+BODIES = """g (float[2] x, bool c) => (float[2] y) {{
+    y = If (c) <then_branch = t () => ({}[2] p) {{ p = Neg(x) }},
+                else_branch = e () => (float[2] q) {{ q = Abs(x) }}> }}"""
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("g (float[2] x) => (int64[2] y) { y = Neg(x) }", "'y' is declared as INT64, but Neg makes FLOAT"),
+        (
+            "g (float[2] x) => (float[2] y) <float16[2] h> { h = Neg(x)  y = Abs(h) }",
+            "'h' is declared as FLOAT16",
+        ),
+        (BODIES.format("float16"), "'p' is declared as FLOAT16, but Neg makes FLOAT"),
+    ],
+    ids=["output", "between", "body"],
+)
+def test_a_wrong_type_is_no_model_that_anything_loads(text: str, words: str) -> None:
+    assert words in refused(parsed(text)).problems[0].message
+    assert wrap_model(parsed(BODIES.format("float"))).opset == 17
+
+
+def test_a_type_that_inference_cannot_tell_is_believed() -> None:
+    proto = parsed(
+        "g (float[2] x) => (int64[2] y) { h = vendor.Op(x)  y = Cast<to = 7>(h) }", domains=', "vendor" : 1'
+    )
+    proto.graph.value_info.append(helper.make_tensor_value_info("h", TensorProto.DOUBLE, None))
+    assert wrap_model(proto).proto is proto

@@ -37,6 +37,21 @@ def test_verify_takes_kernels(cancelling):
     assert (right.run.status, wrong.run.status) == ("ok", "rejected")
 
 
+def test_bisect_and_apply_take_kernels(cancelling, tmp_path):
+    model, feed = cancelling
+    assert onnx_fp16fix.bisect(model, feed).run.bisect.fp32_nodes == []
+    found = onnx_fp16fix.bisect(model, feed, kernels="pessimistic").run.bisect
+    assert (found.fp32_nodes, found.error_fp16, found.error) == (["mm"], np.inf, 0.0)
+    rules = tmp_path / "keep.yaml"
+    rules.write_text(found.rules.replace('"mm"', '"plus"'))
+    model.graph.node[0].output[0] = "product"
+    model.graph.node.append(helper.make_node("Relu", ["product"], ["y"], name="plus"))
+    options = {"precision": "fp16", "tensorrt": "off"}
+    right = onnx_fp16fix.apply(model, rules, feed, **options)
+    wrong = onnx_fp16fix.apply(model, rules, feed, kernels="pessimistic", **options)
+    assert (right.run.status, wrong.run.status) == ("ok", "rejected")
+
+
 def test_bf16_keeps_range_and_loses_bits():
     weights = {"big": np.full(4, 1e6, np.float32), "small": np.full(4, 1e-6, np.float32)}
     nodes = [helper.make_node("Mul", ["x", "big"], ["h"]), helper.make_node("Mul", ["h", "small"], ["y"])]
@@ -54,6 +69,26 @@ def test_bf16_constants_are_rounded_to_bf16():
         model, model, {"x": np.zeros(1, np.float32)}, as_type="bf16", tensorrt="off"
     ).run
     assert run.verification.fp16_sim.outputs[0].max_abs == pytest.approx(0.003, rel=1e-3)
+
+
+def test_check_takes_a_model_as_bf16():
+    weights = {"c": np.array([1e6], np.float32)}
+    nodes = [
+        helper.make_node("Add", ["x", "c"], ["h"]),
+        helper.make_node("Sub", ["h", "c"], ["s"]),
+        helper.make_node("Tanh", ["s"], ["y"]),
+    ]
+    model, feed = _model(nodes, weights, [1]), {"x": np.array([1.0], np.float32)}
+    kinds = {}
+    for as_type in ("fp16", "bf16"):
+        run = onnx_fp16fix.check(model, feed, as_type=as_type).run
+        assert run.check.as_type == as_type
+        kinds[as_type] = {(finding.name, finding.tensor) for finding in run.findings}
+    # 1e6 is a number in BF16, 1e6 + 1 is not
+    assert ("fp16-overflow", "h") in kinds["fp16"]
+    assert kinds["bf16"] == {("bf16-output", "y"), ("bf16-precision", "s")}
+    with pytest.raises(onnx_fp16fix.UsageError, match="USAGE-AS"):
+        onnx_fp16fix.check(model, feed, as_type="bf16", simulate=False)
 
 
 def test_a_typed_model_is_what_it_is(cancelling):

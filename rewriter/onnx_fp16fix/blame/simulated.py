@@ -19,6 +19,7 @@ from onnx_fp16fix.calibrate.data import Dataset, Feed
 from onnx_fp16fix.graph import ScopeView
 from onnx_fp16fix.progress import Progress
 from onnx_fp16fix.runtime import open_session
+from onnx_fp16fix.simulate import Mode
 from onnx_fp16fix.simulate.metrics import distance
 
 __all__ = ["Simulated", "output_error"]
@@ -36,13 +37,20 @@ class _Sample:
 class Simulated:
     """Errors of a model's outputs in simulated FP16, the worst over the samples held; ``inf`` if not finite.
 
-    ``names`` are those of all nodes. Raises ModelError and DataError.
+    ``names`` are those of all nodes. ``mode``: see ``simulate.kernels``. Raises ModelError and DataError.
     """
 
-    def __init__(self, scope: ScopeView, names: Mapping[int, str], data: Dataset, cache: TrialCache) -> None:
+    def __init__(
+        self,
+        scope: ScopeView,
+        names: Mapping[int, str],
+        data: Dataset,
+        cache: TrialCache,
+        mode: Mode = "default",
+    ) -> None:
         self._names, self._data, self._cache = names, data, cache
         base = scope.model.base_dir
-        switched = build_switched(scope)
+        switched = build_switched(scope, mode)
         self._switches = switched.switches
         self._reference = open_session(scope.model.proto, base)
         self._session = open_session(switched.proto, base)

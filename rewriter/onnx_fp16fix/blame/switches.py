@@ -19,7 +19,7 @@ from onnx import TensorProto, helper
 from onnx_fp16fix.emit import convert
 from onnx_fp16fix.graph import ScopeView, ViewNode, build_view
 from onnx_fp16fix.operators import float_slots
-from onnx_fp16fix.simulate import rounded_graph
+from onnx_fp16fix.simulate import Mode, rounded_graph
 
 __all__ = ["Switched", "build_switched"]
 
@@ -35,8 +35,11 @@ class Switched:
     switches: Mapping[int, str]
 
 
-def build_switched(scope: ScopeView) -> Switched:
-    """The switched twin of a main graph without local functions. Raises ModelError where a type is not known."""
+def build_switched(scope: ScopeView, mode: Mode = "default") -> Switched:
+    """The switched twin of a main graph without local functions; ``mode``: what kernels keep in FP16 inside.
+
+    Raises ModelError where a type is not known.
+    """
     prefix = _free_prefix(scope)
     nodes = [node for node in scope.nodes if _has_fp16(scope, node)]
     bag = _bag(scope, nodes, prefix)
@@ -54,7 +57,7 @@ def build_switched(scope: ScopeView) -> Switched:
         branches = _Branches(scope, node, prefix, group, constants)
         proto.graph.node[node.index].CopyFrom(branches.switch(switches[node.index]))
         proto.graph.input.append(helper.make_tensor_value_info(switches[node.index], TensorProto.BOOL, []))
-    return Switched(rounded_graph(proto, base_dir=scope.model.base_dir), switches)
+    return Switched(rounded_graph(proto, base_dir=scope.model.base_dir, mode=mode), switches)
 
 
 def _free_prefix(scope: ScopeView) -> str:

@@ -36,6 +36,7 @@ __all__ = ["command"]
 )
 @click.option("--timings", is_flag=True, help="Show tries, matches and CPU time of each rule.")
 @options.no_verify
+@options.kernels
 @options.tensorrt
 @click.option("--trust-rules", is_flag=True, help="Apply rules even if their own cases or equality fail.")
 @options.common

@@ -23,6 +23,7 @@ __all__ = ["command"]
 @click.option("-o", "--output", type=options.PATH, metavar="RULES.yaml", help="Where to write the rule.")
 @options.data
 @options.tolerance
+@options.kernels
 @click.option(
     "--check",
     metavar="CMD",

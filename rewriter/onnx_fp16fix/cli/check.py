@@ -24,9 +24,19 @@ __all__ = ["command"]
 @options.margin
 @options.tolerance
 @options.kernels
+@click.option(
+    "--as",
+    "as_type",
+    type=click.Choice(["fp16", "bf16"]),
+    default="fp16",
+    show_default=True,
+    help="The type to simulate; BF16 has FP32's range, so only lost accuracy is reported.",
+)
 @options.rules
 @click.option(
-    "--no-simulate", is_flag=True, help="Faster: judge by ranges and weights, without running plain FP16."
+    "--no-simulate",
+    is_flag=True,
+    help="Faster: judge by ranges and weights, without running the model in FP16.",
 )
 @options.common
 def command(

@@ -19,9 +19,9 @@ _COLOURS = {"error": "red", "warning": "yellow", "info": "dim"}
 
 
 def check_lines(entry: CheckEntry) -> Iterator[RenderableType]:
-    """What plain FP16 does to outputs and weights."""
+    """What plain FP16 or BF16 does to outputs and weights."""
     if entry.naive is not None:
-        yield "[bold]plain FP16, simulated:[/]"
+        yield f"[bold]plain {entry.as_type.upper()}, simulated:[/]"
         outputs = sorted(entry.naive.outputs, key=lambda o: -1.0 if o.rel_l2 is None else 1 / (1 + o.rel_l2))
         for output in outputs[:_MOST_OUTPUTS]:
             wrong = output.rel_l2 is None or output.rel_l2 > entry.tolerance

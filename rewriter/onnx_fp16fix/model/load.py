@@ -10,6 +10,7 @@ import onnx
 from google.protobuf.message import DecodeError
 
 from onnx_fp16fix.errors import ModelError, Problem, UsageError
+from onnx_fp16fix.model.declared import wrong_types
 from onnx_fp16fix.model.infer import light_copy
 from onnx_fp16fix.model.lean import read_lean
 from onnx_fp16fix.model.model import Model
@@ -95,6 +96,8 @@ def _validate(model: Model) -> None:
         raise ModelError(
             Problem("MODEL-INVALID", f"the ONNX checker refuses it: {reason}", file=place)
         ) from error
+    if problems := list(wrong_types(model, place)):
+        raise ModelError(problems)
 
 
 def _external_in_bodies(model: Model, place: str | None) -> Iterator[Problem]:

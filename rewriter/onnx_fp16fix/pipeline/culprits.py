@@ -28,8 +28,10 @@ from onnx_fp16fix.document import BisectEntry, BlamedNode, Finding
 from onnx_fp16fix.errors import ModelError, Problem, UsageError
 from onnx_fp16fix.graph import ScopeView, build_view
 from onnx_fp16fix.outcome import Outcome
+from onnx_fp16fix.pipeline.arguments import check_arguments
 from onnx_fp16fix.pipeline.prepare import ModelSource, Run, inline_functions
 from onnx_fp16fix.progress import Progress, Silent
+from onnx_fp16fix.simulate import Mode
 
 __all__ = ["bisect"]
 
@@ -57,6 +59,7 @@ def bisect(
     check: str | None = None,
     keep: Sequence[str] = (),
     tolerance: float = 1e-2,
+    kernels: Mode = "default",
     cache: str | Path | None = None,
     trials: int = 4000,
     samples: int = 4,
@@ -68,11 +71,13 @@ def bisect(
     Judged by simulation: the relative L2 error of every output must be within ``tolerance`` (for outputs that are no
     floats, the share of elements that differ). With ``check``, a command with ``{model}`` in it judges instead: exit
     status 0 means good, and simulation only tells in which order to try. ``keep`` names nodes that stay in FP32 in any
-    case. ``cache`` is a file of trials: the same call goes on where an interrupted one stopped. ``trials``: most sets
+    case. ``kernels``: what simulation takes GPU kernels to keep in FP16 inside (default, cuda, pessimistic).
+    ``cache`` is a file of trials: the same call goes on where an interrupted one stopped. ``trials``: most sets
     of nodes to try; status ``findings`` where that was too few for a minimal set. Raises UsageError (unknown names,
     a check command or cache that cannot be used), ModelError and DataError.
     """
-    run = Run("bisect", model, data, progress, samples, seed)
+    check_arguments(tolerance=tolerance, samples=samples, kernels=kernels)
+    run = Run("bisect", model, data, progress, samples, seed, kernels=kernels)
     base = inline_functions(run.model)
     if base is not run.model:
         run.warn(_INLINED)
@@ -81,7 +86,7 @@ def bisect(
     kept = resolve_names(keep, names)
     assert run.document.model is not None
     stamp = model_stamp(run.model, run.document.model.sha256)
-    store = TrialCache(None if cache is None else Path(cache), __version__, stamp)
+    store = TrialCache(None if cache is None else Path(cache), __version__, stamp, kernels)
     try:
         return _Search(run, scope, names, kept, store, check, tolerance, trials).outcome()
     except KeyboardInterrupt:
@@ -106,7 +111,7 @@ class _Search:
         self._store, self._tolerance, self._limit = store, tolerance, limit
         self._command = None if check is None else CheckCommand(check, scope, names, store)
         with run.progress.step("build the switched model"):
-            self._simulated = Simulated(scope, names, run.dataset, store)
+            self._simulated = Simulated(scope, names, run.dataset, store, run.kernels)
         self._all = self._simulated.nodes
         self._entry = BisectEntry(judge=check or "simulator", tolerance=tolerance, nodes=len(self._all))
         run.document.bisect = self._entry

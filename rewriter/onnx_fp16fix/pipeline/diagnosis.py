@@ -18,7 +18,7 @@ from onnx_fp16fix.document import Finding
 from onnx_fp16fix.graph import GraphView, ScopeView, ViewNode
 from onnx_fp16fix.plan.facts import Facts
 from onnx_fp16fix.plan.tolerate import overflow_tolerant
-from onnx_fp16fix.simulate import SimulationReport, TensorError
+from onnx_fp16fix.simulate import Half, SimulationReport, TensorError
 
 __all__ = [
     "annotate",
@@ -36,7 +36,6 @@ _MOST_AMPLIFIERS = 8
 _UPSTREAM = 64
 """Tensors looked at on the way to a cause; beyond, it would be a guess."""
 _SEVERITY = {"error": 0, "warning": 1, "info": 2}
-_MADE_IN_FP16 = "plain FP16 makes"
 
 
 def harmless_overflows(view: GraphView, ranges: RangeTable, margin: float) -> frozenset[str]:
@@ -94,18 +93,20 @@ def _numbers(error: TensorError) -> dict[str, JsonValue]:
     return {"rel_l2": rel_l2, "nonfinite": error.nonfinite}
 
 
-def output_findings(report: SimulationReport, tolerance: float, repairable: bool) -> list[Finding]:
-    """One for each output that plain FP16 gets wrong."""
+def output_findings(
+    report: SimulationReport, tolerance: float, repairable: bool, half: Half
+) -> list[Finding]:
+    """One for each output that plain FP16 or BF16 gets wrong."""
     return [
         Finding(
-            name="fp16-output",
+            name=f"{half}-output",
             kind="nan" if output.nonfinite else "precision",
             severity="error",
             status="available" if repairable else "left",
             message=(
-                f"{_MADE_IN_FP16} {output.nonfinite} elements of output '{output.name}' not finite"
+                f"plain {half.upper()} makes {output.nonfinite} elements of output '{output.name}' not finite"
                 if output.nonfinite
-                else f"{_MADE_IN_FP16} output '{output.name}' wrong by {output.rel_l2:.3g} (relative L2)"
+                else f"plain {half.upper()} makes output '{output.name}' wrong by {output.rel_l2:.3g} (relative L2)"
             ),
             tensor=output.name,
             facts=_numbers(output),
@@ -121,17 +122,18 @@ def simulated_findings(
     harmless: frozenset[str],
     known: Collection[str | None],
     tolerance: float,
+    half: Half,
 ) -> list[Finding]:
     """What simulation shows and the planner did not name (``known`` tensors): first infinities, lost accuracy."""
     wrong = report.output_rel_l2 > tolerance
     found = [
-        _nonfinite(node, error, error.name in harmless, wrong, _cause(scope, node, known))
+        _nonfinite(node, error, error.name in harmless, wrong, _cause(scope, node, known), half)
         for node, error in _sources(scope, report)
         if error.name not in known
     ]
     if wrong:
         found += [
-            _inaccurate(node, error, ratio)
+            _inaccurate(node, error, ratio, half)
             for node, error, ratio in _amplifiers(scope, report, tolerance)[:_MOST_AMPLIFIERS]
             if error.name not in known
         ]
@@ -164,8 +166,10 @@ def _cause(scope: ScopeView, node: ViewNode, known: Collection[str | None]) -> s
     return None
 
 
-def _nonfinite(node: ViewNode, error: TensorError, harmless: bool, wrong: bool, cause: str | None) -> Finding:
-    what = f"'{error.name}' is not finite in plain FP16"
+def _nonfinite(
+    node: ViewNode, error: TensorError, harmless: bool, wrong: bool, cause: str | None, half: Half
+) -> Finding:
+    what = f"'{error.name}' is not finite in plain {half.upper()}"
     if harmless:
         why = "harmless, the functions that read it saturate"
     elif cause is not None:
@@ -174,7 +178,7 @@ def _nonfinite(node: ViewNode, error: TensorError, harmless: bool, wrong: bool, 
         why = "and the outputs are wrong" if wrong else "and yet the outputs are right on these data"
     repaired = cause is not None and not harmless
     return Finding(
-        name="fp16-nonfinite",
+        name=f"{half}-nonfinite",
         kind="nan",
         severity="info" if harmless else "error" if wrong else "warning",
         status="skipped" if harmless else "available" if repaired else "left",
@@ -203,17 +207,17 @@ def _amplifiers(
     return sorted(found, key=lambda entry: (-entry[2], entry[0].index))
 
 
-def _inaccurate(node: ViewNode, error: TensorError, ratio: float) -> Finding:
+def _inaccurate(node: ViewNode, error: TensorError, ratio: float, half: Half) -> Finding:
     return Finding(
-        name="fp16-precision",
+        name=f"{half}-precision",
         kind="precision",
         severity="warning",
-        status="available",
+        status="available" if half == "fp16" else "left",
         message=f"'{error.name}' is {ratio:.3g} times less accurate than what {node.op} reads",
         node=node.label,
         tensor=error.name,
         facts={**_numbers(error), "ratio": ratio},
-        repaired_by=["fix"],
+        repaired_by=["fix"] if half == "fp16" else [],
     )
 
 
@@ -223,6 +227,6 @@ def worst_first(findings: Collection[Finding]) -> list[Finding]:
     def key(finding: Finding) -> tuple[int, bool, float]:
         absmax = finding.facts.get("absmax")
         size = float(absmax) if isinstance(absmax, (int, float)) else 0.0
-        return _SEVERITY[finding.severity], finding.name != "fp16-output", -size
+        return _SEVERITY[finding.severity], not finding.name.endswith("-output"), -size
 
     return sorted(findings, key=key)

@@ -1,4 +1,4 @@
-"""Plain FP16, as a converter without a plan would make it: simulated next to FP32, and what that shows."""
+"""Plain FP16 or BF16, as a converter without a plan would make it: simulated next to FP32, and what that shows."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from onnx_fp16fix.document import CheckEntry
 from onnx_fp16fix.errors import ModelError
 from onnx_fp16fix.model import Model
 from onnx_fp16fix.pipeline.prepare import Run
-from onnx_fp16fix.simulate import SimulationReport, compare_simulated
+from onnx_fp16fix.simulate import Half, SimulationReport, compare_simulated
 from onnx_fp16fix.verify import simulation_check
 
 __all__ = ["complete", "simulate_naive"]
 
 
-def simulate_naive(run: Run, base: Model) -> SimulationReport | None:
-    """Plain FP16 against FP32; None, with a warning, where types that simulation needs are not known."""
+def simulate_naive(run: Run, base: Model, half: Half = "fp16") -> SimulationReport | None:
+    """Plain FP16 or BF16 against FP32; None, with a warning, where types that simulation needs are not known."""
     try:
         return compare_simulated(
             base.proto,
@@ -23,10 +23,11 @@ def simulate_naive(run: Run, base: Model) -> SimulationReport | None:
             after_dir=base.base_dir,
             assume_fp16=True,
             mode=run.kernels,
+            half=half,
             progress=run.progress,
         )
     except ModelError as error:
-        run.warn(f"plain FP16 was not simulated: {error.problems[0].message}")
+        run.warn(f"plain {half.upper()} was not simulated: {error.problems[0].message}")
         return None
 
 

@@ -166,6 +166,7 @@ def apply(
     allow: Names | None = None,
     explain_misses: bool = False,
     verify: bool = True,
+    kernels: Mode = "default",
     tensorrt: TensorRTMode = "auto",
     trust_rules: bool = False,
     progress: Progress = _SILENT,
@@ -178,18 +179,32 @@ def apply(
     nowhere, look for the place where it came closest (``run.misses``).
     """
     check_arguments(
-        precision=precision, io=io, tensorrt=tensorrt, tolerance=tolerance, margin=margin, samples=samples
+        precision=precision,
+        io=io,
+        tensorrt=tensorrt,
+        kernels=kernels,
+        tolerance=tolerance,
+        margin=margin,
+        samples=samples,
     )
     if (lock := find_lock(rules)) is not None:
         return replay(
-            lock, model, data, samples=samples, seed=seed, verify=verify, tensorrt=tensorrt, progress=progress
+            lock,
+            model,
+            data,
+            samples=samples,
+            seed=seed,
+            verify=verify,
+            kernels=kernels,
+            tensorrt=tensorrt,
+            progress=progress,
         )
     if rules is None or (not isinstance(rules, (str, Path)) and not rules):
         raise UsageError(Problem("USAGE-RULES", "apply needs rules: a file, a folder or pack:NAME"))
     chosen = load_all(rules)
     allowed = gather_wishes(allow=allow).allow or DEFAULT_ALLOWED
     stage = RuleStage(chosen, margin, allowed, explain_misses, targets=asked_targets(target, rules, chosen))
-    run = Run("apply", model, data, progress, samples, seed, ranges)
+    run = Run("apply", model, data, progress, samples, seed, ranges, kernels=kernels)
     if not trust_rules:
         refuse_unproven(run, stage.rules, rules)
     view, table = calibrated(run, run.model)

@@ -17,6 +17,7 @@ from onnx_fp16fix.pipeline.prepare import ModelSource, Run, inline_functions
 from onnx_fp16fix.pipeline.state import Emitted, Io, Precision, State, emit
 from onnx_fp16fix.plan.channel_scales import ChannelScale, scale_channels
 from onnx_fp16fix.progress import Progress
+from onnx_fp16fix.simulate import Mode
 from onnx_fp16fix.verify import Tolerances
 
 __all__ = ["locked", "replay"]
@@ -61,6 +62,7 @@ def replay(
     samples: int,
     seed: int,
     verify: bool,
+    kernels: Mode,
     tensorrt: TensorRTMode,
     progress: Progress,
 ) -> Outcome:
@@ -70,7 +72,7 @@ def replay(
     verification counts. Raises RuleFileError (LOCK-MODEL) for another model.
     """
     lock = read_lock(path)
-    run = Run("apply", model, data, progress, samples, seed, measures=False)
+    run = Run("apply", model, data, progress, samples, seed, measures=False, kernels=kernels)
     if content_digest(run.model) != lock.model:
         hint = "fix this model anew, or give the model that the lock was made for"
         raise RuleFileError(

@@ -71,7 +71,7 @@ def rounded_model(
     rounded.opset_import.extend(proto.opset_import)
     if not model.opset:
         rounded.opset_import.add(domain="", version=13)
-    rounder.graph(proto.graph, rounded.graph, (), {}, {})
+    rounder.graph(proto.graph, rounded.graph, ())
     widened = {name: TensorProto.FLOAT if rounder.half(kind) else kind for name, kind in types[()].items()}
     return rounded, widened
 

@@ -52,11 +52,10 @@ class Rounder:
         source: onnx.GraphProto,
         target: onnx.GraphProto,
         path: ScopePath,
-        outer_types: Mapping[str, int],
-        outer_read: Mapping[str, str],
+        outer: _ScopeWriter | None = None,
     ) -> None:
-        """Write the rounded ``source`` into the empty ``target``; the maps are those of the scope around it."""
-        _ScopeWriter(self, source, target, path, outer_types, outer_read).write()
+        """Write the rounded ``source`` into the empty ``target``; ``outer`` writes the scope around it."""
+        _ScopeWriter(self, source, target, path, outer).write()
 
     def half(self, elem_type: int) -> int:
         """The type a tensor of this type is rounded to; 0 if it is not."""
@@ -78,15 +77,17 @@ class _ScopeWriter:
         source: onnx.GraphProto,
         target: onnx.GraphProto,
         path: ScopePath,
-        outer_types: Mapping[str, int],
-        outer_read: Mapping[str, str],
+        outer: _ScopeWriter | None,
     ) -> None:
         self._rounder, self._source, self._target, self._path = rounder, source, target, path
+        self._outer = outer
         own = rounder.types.get(path, {})
         self._ranks = dict(rounder.ranks.get(path, {}))
-        self._types = _within(dict(own), outer_types)
+        self._types: MutableMapping[str, int] = _within(dict(own), outer._types if outer else {})
         # A name of this scope hides the outer one, and is read under itself.
-        self._read = _within({name: name for name in own} if path else {}, outer_read)
+        names = {name: name for name in own} if path else {}
+        self._read: MutableMapping[str, str] = _within(names, outer._read if outer else {})
+        self._own = own.keys()
         self._exact: dict[str, str] = {}
         self._initializers: dict[str, TensorProto] = {}
         self._build = Builder(target, rounder.fresh, rounder.opset)
@@ -184,7 +185,7 @@ class _ScopeWriter:
                 new.name, new.type = attribute.name, attribute.type
                 element = f"{attribute.name}:0"
                 path = (*self._path, f"{index}:{element}")
-                self._rounder.graph(bodies[element], new.g, path, self._types, self._read)
+                self._rounder.graph(bodies[element], new.g, path, self)
             else:
                 new.CopyFrom(widened_attribute(attribute))
         return copy
@@ -217,8 +218,10 @@ class _ScopeWriter:
         return self._exact[name]
 
     def _value(self, name: str) -> npt.NDArray[Any] | None:
-        """A small constant of this scope, from an initializer or a Constant node."""
+        """A small constant, from an initializer or a Constant node of this scope or one around it."""
         tensor = self._initializers.get(name)
+        if tensor is None and self._outer is not None and name not in self._own:
+            return self._outer._value(name)
         if tensor is None:
             makers = (n for n in self._source.node if n.op_type == "Constant" and name in n.output)
             tensor = next((constant for n in makers if (constant := constant_tensor(n))), None)
@@ -229,6 +232,8 @@ class _ScopeWriter:
     def _rank(self, name: str) -> int | None:
         if name in self._initializers:
             return len(self._initializers[name].dims)
+        if self._outer is not None and name not in self._ranks and name not in self._own:
+            return self._outer._rank(name)
         return self._ranks.get(name)
 
 
