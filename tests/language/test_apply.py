@@ -305,3 +305,15 @@ def test_the_last_line_may_name_the_result_so_that_guards_can_ask_about_it(tmp_p
     model = case("y = Exp(x)\nNeg(y)", x="float [4]")
     assert record(apply_rules(view(model), rules, absmax(y=20))).status == "applied"
     assert record(apply_rules(view(model), rules, absmax(y=5))).clause == "where[0]"
+
+
+def test_what_only_the_match_read_goes_with_it(tmp_path):
+    """An Identity that the match looked through, and the arithmetic behind a constant that is set anew."""
+    rules = load_text(
+        rule_text("Exp(x) * c", "replace: [{set: {x: x * 0.5, c: 2.0}}]", vars="{c: const scalar}"), tmp_path
+    )
+    result, _ = rewrite(
+        case("Exp(Identity(a + b)) * Sqrt(Reciprocal(0.0625))", a="float [4]", b="float [4]"), rules
+    )
+    assert [node.op_type for node in result.graph.node] == ["Add", "Mul", "Exp", "Mul"]
+    assert [float(numpy_helper.to_array(tensor)) for tensor in result.graph.initializer] == [0.5, 2.0]

@@ -166,3 +166,17 @@ def test_every_entry_of_the_table_is_written_in_a_test():
         op for row in DERIVED_FROM.values() for op in row
     }
     assert [op for op in ops if f"{op}(" not in tested and symbols.get(op, "\0") not in tested] == ["Or"]
+
+
+@pytest.mark.parametrize("text", ["x * x * x", "x * (x * x)", "x ** 2 * x", "(x * x) * x", "x ** 3"])
+def test_a_cube_is_any_product_of_its_powers(text, tmp_path):
+    assert matches("Tanh(x ** 3)", f"Tanh({text})", tmp_path)
+    assert not matches("Tanh(x ** 3)", f"Tanh({text} * x)", tmp_path)
+
+
+@pytest.mark.parametrize(
+    "text", ["y / x", "y * Reciprocal(x)", "(1.0 / x) * y", "y * x ** -1", "y * (1.0 * (1.0 / x))"]
+)
+def test_a_divisor_may_be_an_inverse_in_a_product(text, tmp_path):
+    assert matches("Atan(y / x)", f"Atan({text})", tmp_path, x=X, y=X)
+    assert not matches("Atan(y / x)", f"Atan({text} * 2.0)", tmp_path, x=X, y=X)

@@ -6,12 +6,15 @@ import re
 
 import pytest
 
-from language._models import load_text
+from language._models import case, load_text
+from onnx_fp16fix.language.cases import parse_given
 from onnx_fp16fix.proof import lint, prove_rule, rule_file_schema, scaffold
 from onnx_fp16fix.proof.catalogue import catalogue
 from onnx_fp16fix.proof.guards import mutants
+from onnx_fp16fix.proof.inputs import draw_samples
 from onnx_fp16fix.proof.respell import respell
 from onnx_fp16fix.proof.text import suite_text
+from onnx_fp16fix.runtime import open_session
 
 SOUND = scaffold("TEST001", "test-rule")
 
@@ -150,3 +153,16 @@ def test_the_catalogue_names_every_shipped_rule():
     pages = catalogue()
     for rule in load_rules(["pack:all"]):
         assert f"| {rule.name} |" in pages["README.md"]
+
+
+def test_masks_keep_and_drop_an_entry_of_each_row_whatever_their_zeros_mean():
+    """Two masks, one of them inverted: each row has an entry that both keep."""
+    words = dict.fromkeys(("mask", "pad_mask"), "float [3, 8] vmin=0 vmax=1")
+    given = {name: parse_given(text) for name, text in words.items()}
+    model = case("mask + pad_mask", **words)
+    for masks in (True, False):
+        rows = [
+            (sample.feeds["mask"] * (1 - sample.feeds["pad_mask"])).max(-1)
+            for sample in draw_samples(model, given, open_session(model), seed=0, masks=masks)
+        ]
+        assert all(set(row) == {1} for row in rows) == masks

@@ -75,27 +75,37 @@ class ScopeEditor:
         return edit
 
     def finish(self) -> Patch:
-        """The patch, with what nothing reads any more removed: matched nodes and the constants they alone read."""
+        """The patch, with what nothing reads any more removed: matched nodes, and what they alone read."""
         self._read = {name for nodes in self.patch.inserted.values() for node in nodes for name in node.input}
         self._made = {
             name for nodes in self.patch.inserted.values() for node in nodes for name in node.output
         }
-        self._remove_dead(self._candidates - set(self.patch.replaced))
+        self._remove_dead(self._candidates)
         edited = {*self.patch.removed, *self.patch.replaced}
-        sources = [
-            tensor for index in edited for tensor in self.scope.nodes[index].inputs if not tensor.is_empty()
-        ]
-        makers = [self.scope.producer(tensor) for tensor in sources]
-        self._remove_dead({node.index for node in makers if node is not None and node.op == "Constant"})
+        sources: list[gs.Tensor] = []
+        while edited:
+            read = [
+                tensor
+                for index in edited
+                for tensor in self.scope.nodes[index].inputs
+                if not tensor.is_empty()
+            ]
+            makers = [self.scope.producer(tensor) for tensor in read]
+            edited = self._remove_dead({node.index for node in makers if node is not None})
+            sources += read
         stored = {str(tensor.name) for tensor in sources if self._is_stored_here(tensor)}
         self.patch.dropped_initializers |= {name for name in stored if not self._is_read(name)}
-        self._forget_types(edited)
+        self._forget_types({*self.patch.removed, *self.patch.replaced})
         return self.patch
 
-    def _remove_dead(self, candidates: set[int]) -> None:
-        for index in sorted(candidates - self.patch.removed, reverse=True):
+    def _remove_dead(self, candidates: set[int]) -> set[int]:
+        """Those of the candidates that nothing reads any more, in reverse order."""
+        gone = set()
+        for index in sorted(candidates - self.patch.removed - set(self.patch.replaced), reverse=True):
             if not any(self._is_read(str(tensor.name)) for tensor in self.scope.nodes[index].outputs):
                 self.patch.removed.add(index)
+                gone.add(index)
+        return gone
 
     def _forget_types(self, edited: set[int]) -> None:
         """Declared types of values that are gone."""

@@ -79,7 +79,9 @@ class Joined:
         free_name = isinstance(part, Capture) and part.name not in state.bindings
         fitted = False
         open_nodes = tree.candidates(covered, outermost=free_name and not rest)
-        for index in tree.behind(open_nodes) if free_name and not rest else open_nodes:
+        if free_name and not rest:
+            open_nodes = tree.behind(open_nodes, lambda index: self._is_identity(pattern.kind, tree, index))
+        for index in open_nodes:
             for found in self._part(pattern.kind, part, weight, tree, index, state):
                 fitted = True
                 yield from self._assign(pattern, rest, tree, covered | {index}, found)
@@ -87,10 +89,9 @@ class Joined:
             self.matcher.trace.note(state, lambda: self._missing(pattern.kind, part, weight, tree, covered))
         if weight.denominator == 1 and abs(weight) > 1 and pattern.kind == "*":
             one = Fraction(1 if weight > 0 else -1)
-            if abs(weight) <= 3:
-                yield from self._assign(
-                    pattern, [*rest, *[(part, one)] * int(abs(weight))], tree, covered, state
-                )
+            if abs(weight) <= 3:  # x ** 3 is x * x ** 2 or x * x * x
+                apart = [(part, one), (part, weight - one)]
+                yield from self._assign(pattern, [*rest, *apart], tree, covered, state)
 
     def _missing(
         self, kind: str, part: Pattern, weight: Fraction, tree: Tree, covered: frozenset[int]

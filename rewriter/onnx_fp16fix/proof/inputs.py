@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,19 +47,25 @@ def draw_samples(
 ) -> Iterator[Sample]:
     """Samples of every kind that keep each named value of the case inside its given range.
 
-    ``session`` computes those values (all its outputs are compared). ``masks``: masks keep and drop at least one entry
-    of each row; otherwise rows that are masked everywhere come too. A sample whose inner values cannot be brought into
-    range by making the inputs smaller is left out.
+    ``session`` computes those values (all its outputs are compared). ``masks``: each row holds every combination of
+    what the masks say of an entry, so that one is kept and one dropped whatever a mask's zeros mean; otherwise rows
+    that are masked everywhere come too. A sample whose inner values cannot be brought into range by making the inputs
+    smaller is left out.
     """
+    turns = {name: turn for turn, name in enumerate(filter(_is_mask(model, given), given))}
     named = {
         name: entry for name, entry in given.items() if name in session.outputs and entry.range() is not None
     }
+    others = {name: entry for name, entry in given.items() if name not in turns}
     for number, kind in enumerate(KINDS):
         rng = np.random.default_rng([seed, number])
         feeds = {
-            entry.name: _fill(entry, given.get(entry.name), kind, rng, masks) for entry in model.graph.input
+            entry.name: _mask(entry, kind, rng, (turns[entry.name], 2 ** len(turns)) if masks else None)
+            if entry.name in turns
+            else _fill(entry, given.get(entry.name), kind, rng)
+            for entry in model.graph.input
         }
-        fitted = _fitted(feeds, given, named, session)
+        fitted = _fitted(feeds, others, named, session)
         if fitted is not None:
             yield Sample(kind, seed, fitted)
 
@@ -104,16 +110,26 @@ def _shrunk(values: Array, entry: Given | None, factor: np.float32) -> Array:
     return np.asarray(np.clip(values * factor, known.minimum, known.maximum), values.dtype)
 
 
-def _fill(
-    info: onnx.ValueInfoProto, entry: Given | None, kind: str, rng: np.random.Generator, masks: bool
-) -> Array:
-    shape = [dim.dim_value or _SYMBOLIC for dim in info.type.tensor_type.shape.dim]
+def _is_mask(model: onnx.ModelProto, given: Mapping[str, Given]) -> Callable[[str], bool]:
+    """Booleans are masks, and what is called one if it has no range other than 0 to 1."""
+    types = {info.name: info.type.tensor_type.elem_type for info in model.graph.input}
+
+    def is_mask(name: str) -> bool:
+        known = given[name].range()
+        within = known is None or (known.minimum, known.maximum) == (0, 1)
+        return types.get(name) == TensorProto.BOOL or (name in types and "mask" in name and within)
+
+    return is_mask
+
+
+def _shape(info: onnx.ValueInfoProto) -> list[int]:
+    return [dim.dim_value or _SYMBOLIC for dim in info.type.tensor_type.shape.dim]
+
+
+def _fill(info: onnx.ValueInfoProto, entry: Given | None, kind: str, rng: np.random.Generator) -> Array:
+    shape = _shape(info)
     dtype = helper.tensor_dtype_to_np_dtype(info.type.tensor_type.elem_type)
     known = entry.range() if entry is not None else None
-    if info.type.tensor_type.elem_type == TensorProto.BOOL or (
-        known is None and "mask" in info.name and dtype.kind in "fi"
-    ):
-        return _mask(shape, kind, rng, masks).astype(dtype)
     if dtype.kind in "iu":
         low, high = (int(known.minimum), int(known.maximum)) if known is not None else (0, 1)
         return rng.integers(low, high, shape, endpoint=True).astype(dtype)
@@ -124,13 +140,19 @@ def _fill(
     return np.asarray(values, dtype)
 
 
-def _mask(shape: list[int], kind: str, rng: np.random.Generator, rows: bool) -> Array:
+def _mask(
+    info: onnx.ValueInfoProto, kind: str, rng: np.random.Generator, turn: tuple[int, int] | None
+) -> Array:
+    """``turn``: which bit of its index decides over each of so many first entries of a row; None: all are random."""
+    shape = _shape(info)
     mask = np.asarray(rng.random(shape) < 0.5)
-    if rows and shape and shape[-1] > 1:
-        mask[..., 0], mask[..., 1] = True, False
-    elif not rows and kind in ("largest", "zeros") and shape:
+    if turn is not None and shape and shape[-1] > 1:
+        bit, many = turn
+        first = np.arange(min(many, shape[-1]))
+        mask[..., first] = (first >> bit) % 2 == 0
+    elif turn is None and kind in ("largest", "zeros") and shape:
         mask[...] = kind == "largest"
-    return mask
+    return mask.astype(helper.tensor_dtype_to_np_dtype(info.type.tensor_type.elem_type))
 
 
 def _values(kind: str, shape: list[int], low: float, high: float, rng: np.random.Generator) -> Array:
