@@ -153,8 +153,10 @@ class Finding(_Section):
 
 
 class PlanEntry(_Section):
-    """What the planner chose; ``fp32_flops_share`` is between 0 and 1, null when shapes are unknown."""
+    """What the planner chose; ``fp32_flops_share`` is between 0 and 1, null when shapes are unknown. ``precision``:
+    the type of the model made from it."""
 
+    precision: Literal["fp16", "bf16", "fp32"] = "fp16"
     rescaled_tensors: int = 0
     inserted_muls: int = 0
     fp32_nodes: list[str] = Field(default_factory=list)
@@ -186,6 +188,9 @@ class WorstTensor(_Section):
 
 
 class SimulationCheck(_Section):
+    """The result in simulation of its 16-bit type, ``type``, whichever that is."""
+
+    type: Literal["fp16", "bf16"] = "fp16"
     outputs: list[OutputError] = Field(default_factory=list)
     worst_tensor: WorstTensor | None = None
     first_nonfinite: str | None = None

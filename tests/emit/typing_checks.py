@@ -28,7 +28,7 @@ def converted(
 ) -> Converted:
     """The typed model: valid with inferred types, loads, and promises outside what it did."""
     before = proto.SerializeToString()
-    made = convert(build_view(wrap_model(proto)).main, fp32, io=io)
+    made = convert(build_view(wrap_model(proto)).main, fp32, half_io=io == "fp16")
     after = made.model.proto
     assert proto.SerializeToString() == before, "the model given was changed"
     onnx.checker.check_model(after, full_check=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 import onnx_fp16fix
-from onnx_fp16fix.pipeline.floor import to_eleven_bits
+from onnx_fp16fix.pipeline.floor import to_bits
 from onnx_text import model
 
 # a sine of angles around 1e4, computed from features: FP16 holds the features to about 4
@@ -19,12 +19,12 @@ def proto():
 
 def test_eleven_bits_are_those_of_float16_within_its_range() -> None:
     values = np.random.default_rng(2).standard_normal(10_000).astype(np.float32)
-    assert np.array_equal(to_eleven_bits(values), values.astype(np.float16).astype(np.float32))
+    assert np.array_equal(to_bits(values, 11), values.astype(np.float16).astype(np.float32))
 
 
 def test_eleven_bits_have_no_range_of_their_own() -> None:
     values = np.float32([1e30, -1e-30, 0.0, 65504.0, 2.0**-40])
-    assert np.allclose(to_eleven_bits(values), values, rtol=2.0**-11, atol=0)
+    assert np.allclose(to_bits(values, 11), values, rtol=2.0**-11, atol=0)
 
 
 def test_a_model_too_coarse_for_fp16_is_written_with_a_finding() -> None:

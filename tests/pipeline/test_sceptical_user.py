@@ -112,7 +112,8 @@ rules:
     "options",
     [
         {"tensorrt": "required"},
-        {"precision": "bf16"},
+        {"precision": "fp8"},
+        {"precision": "bf16", "io": "fp16"},
         {"io": "FP16"},
         {"margin": -1},
         {"margin": float("nan")},

@@ -26,7 +26,7 @@ __all__ = ["command"]
 @options.precision("fp32")
 @options.io
 @options.made_for
-@options.tolerance
+@options.tolerance_by_type
 @options.margin
 @options.allow
 @click.option(

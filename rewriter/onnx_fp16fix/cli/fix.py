@@ -65,12 +65,13 @@ def command(
     sidecar: Path | None,
     **fix_options: Any,
 ) -> tuple[int, str | None]:
-    """Repair MODEL for FP16: calibrate, plan, rescale, convert, verify, write.
+    """Repair MODEL for FP16 or BF16: calibrate, plan, rescale, convert, verify, write.
 
-    The result goes to MODEL.fp16.onnx beside the input unless -o says otherwise. Exit code 1 means written but
-    still at risk somewhere, 4 that verification failed and nothing was written.
+    The result goes to MODEL.fp16.onnx (MODEL.bf16.onnx) beside the input unless -o says otherwise. Exit code 1 means
+    written but still at risk somewhere, 4 that verification failed and nothing was written.
     """
-    target = options.choose_target(model, output, in_place, ".fp16")
+    suffix = ".bf16" if fix_options["precision"] == "bf16" else ".fp16"
+    target = options.choose_target(model, output, in_place, suffix)
     options.refuse_overwriting(target.path, fix_options["data"], fix_options["ranges"], rules)
 
     def job(progress: Progress) -> Outcome:

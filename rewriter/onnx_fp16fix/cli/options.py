@@ -34,6 +34,7 @@ __all__ = [
     "split_rules",
     "tensorrt",
     "tolerance",
+    "tolerance_by_type",
     "tolerance_or_floor",
     "wishes",
 ]
@@ -104,10 +105,10 @@ memory = click.option(
 )
 io = click.option(
     "--io",
-    type=click.Choice(["fp32", "fp16"]),
+    type=click.Choice(["fp32", "fp16", "bf16"]),
     default="fp32",
     show_default=True,
-    help="Type of float graph inputs and outputs.",
+    help="Type of float graph inputs and outputs: FP32, or that of --precision.",
 )
 margin = click.option(
     "--margin",
@@ -123,10 +124,16 @@ tolerance = click.option(
     show_default=True,
     help="Largest relative L2 error of an output.",
 )
+tolerance_by_type = click.option(
+    "--tolerance",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Largest relative L2 error of an output.  [default: 0.01, in BF16 0.08]",
+)
 tolerance_or_floor = click.option(
     "--tolerance",
     type=click.FloatRange(min=0, min_open=True),
-    help="Largest relative L2 error of an output.  [default: 0.01, or more where FP16's own rounding costs more]",
+    help="Largest relative L2 error of an output.  [default: 0.01, in BF16 0.08, or more where the type's own "
+    "rounding costs more]",
 )
 tensorrt = click.option(
     "--tensorrt",
@@ -232,7 +239,7 @@ def precision(default: str) -> Callable[[Command], Command]:
     """``--precision`` with the command's own default."""
     return click.option(
         "--precision",
-        type=click.Choice(["fp16", "fp32"]),
+        type=click.Choice(["fp16", "bf16", "fp32"]),
         default=default,
         show_default=True,
         help="Types of the written model.",

@@ -121,7 +121,10 @@ def _checks(verification: VerificationEntry) -> list[tuple[str, str]]:
         for output in simulation.outputs:
             bad = f", {output.nonfinite} elements not finite" if output.nonfinite else ""
             rows.append(
-                (f"simulated FP16: {output.name}", f"relative L2 error {_number(output.rel_l2)}{bad}")
+                (
+                    f"simulated {simulation.type.upper()}: {output.name}",
+                    f"relative L2 error {_number(output.rel_l2)}{bad}",
+                )
             )
     if ort := verification.onnxruntime:
         fine = ort.loads and ort.runs is not False

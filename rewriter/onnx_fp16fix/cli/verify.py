@@ -21,7 +21,7 @@ __all__ = ["command"]
 @click.argument("before", type=options.PATH)
 @click.argument("after", type=options.PATH)
 @options.data
-@options.tolerance
+@options.tolerance_by_type
 @options.kernels
 @click.option(
     "--as",

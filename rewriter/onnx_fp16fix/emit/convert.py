@@ -1,4 +1,5 @@
-"""The typed FP16 model: FLOAT16 wherever schema and plan allow, one Cast per tensor and type, FP32 at the border.
+"""The typed model: FLOAT16 or BFLOAT16 wherever schema and plan allow, one Cast per tensor and type, FP32 at the
+border. Names here say FP16 and half for either.
 
 Who needs which type is read from the ONNX schemas (``operators.float_slots``). Every tensor keeps its name for the
 type its producer makes, except where its name is promised as FP32: graph outputs, inputs and outputs of bodies.
@@ -8,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,8 +17,8 @@ import onnx
 import onnx_graphsurgeon as gs
 from onnx import TensorProto, helper, numpy_helper
 
-from onnx_fp16fix import fp16
 from onnx_fp16fix.graph import ConstantTensor, ScopeView, ViewNode
+from onnx_fp16fix.half import FP16, FloatType
 from onnx_fp16fix.model import Model, Names, Patch, ScopePath, apply_patches
 from onnx_fp16fix.model.tensors import read_tensor
 from onnx_fp16fix.operators import FloatSlots, float_slots
@@ -36,13 +37,14 @@ class Converted:
     casts: int
     overflowed: tuple[str, ...]
     raised: tuple[str, ...]
-    """Guards against zero that grew to FP16's smallest value."""
+    """Guards against zero that grew to the type's smallest value."""
 
 
 @dataclass
 class _Shared:
     """What all scopes have in common. ``promised``: tensors that leave a scope under their name."""
 
+    half: FloatType
     names: Names
     promised: frozenset[int]
     guards: frozenset[str]
@@ -55,11 +57,11 @@ class _Shared:
 
 @dataclass
 class _State:
-    """One scope. ``io``: the type at its border; ``outer``: the scope around it."""
+    """One scope. ``half_io``: its border is FP16 too; ``outer``: the scope around it."""
 
     scope: ScopeView
     shared: _Shared
-    io: Literal["fp32", "fp16"]
+    half_io: bool
     outer: _State | None
     infos: Mapping[str, onnx.ValueInfoProto]
     patch: Patch
@@ -89,27 +91,28 @@ def convert(
     scope: ScopeView,
     fp32: Collection[int],
     *,
-    io: Literal["fp32", "fp16"] = "fp32",
+    half: FloatType = FP16,
+    half_io: bool = False,
     guards: frozenset[str] = frozenset(),
     bodies: Mapping[ScopePath, Collection[int]] | None = None,
 ) -> Converted:
     """Type the main graph and the bodies inside it.
 
-    ``fp32``: indices of nodes that compute in FP32; all others run in FP16 where their schema admits it. Opset, names,
-    order and shapes of inputs and outputs stay; their types too unless ``io="fp16"``. ``guards``: constants that keep
-    denominators from zero; they become at least FP16's smallest value. ``bodies``: the FP32 nodes of each body that
-    may run in FP16; bodies not named stay as they are.
+    ``fp32``: indices of nodes that compute in FP32; all others run in ``half`` where their schema admits it. Opset,
+    names, order and shapes of inputs and outputs stay; their types too unless ``half_io``. ``guards``: constants that
+    keep denominators from zero; they become at least the type's smallest value. ``bodies``: the FP32 nodes of each
+    body that may run in FP16; bodies not named stay as they are.
     """
     scopes = [scope, *scope.inside()]
     outputs = (view.tensor(name) for view in scopes for name in view.outputs)
     promised = frozenset(id(tensor) for tensor in outputs if tensor is not None)
-    shared = _Shared(Names(scope.model), promised, guards)
+    shared = _Shared(half, Names(scope.model), promised, guards)
     states: dict[ScopePath, _State] = {}
     for view in scopes:
         whole = view is scope
         outer = None if view.parent is None or whole else states[view.parent.path]
         infos = {info.name: info for info in view.graph.value_info}
-        state = _State(view, shared, io if whole else "fp32", outer, infos, Patch(view.path))
+        state = _State(view, shared, half_io and whole, outer, infos, Patch(view.path))
         states[view.path] = state
         _choose_slots(state, fp32 if whole else (bodies or {}).get(view.path))
         _classify(state)
@@ -133,7 +136,9 @@ def _choose_slots(state: _State, fp32: Collection[int] | None) -> None:
     scope = state.scope
     for node in scope.nodes:
         opset = scope.model.opset_of(node.domain)
-        found = float_slots(node.domain, node.op, opset, len(node.inputs), len(node.outputs))
+        found = float_slots(
+            node.domain, node.op, opset, len(node.inputs), len(node.outputs), state.shared.half
+        )
         if found.either:
             state.either[node.index] = found.either
         stays = (
@@ -191,13 +196,13 @@ def _classify(state: _State) -> None:
                 if promised:
                     _retype_border(state, tensor.name)
                 if promised != half:
-                    suffix = "float16" if half else "float32"
+                    suffix = state.shared.half.suffix if half else "float32"
                     state.stored[id(tensor)] = state.shared.names.fresh(f"{tensor.name}/fp16fix/{suffix}")
 
 
 def _promised_half(state: _State, tensor: gs.Tensor) -> bool:
     """Whether the name belongs to an FP16 value outside."""
-    return state.io == "fp16" and (tensor.name in state.scope.outputs or state.scope.producer(tensor) is None)
+    return state.half_io and (tensor.name in state.scope.outputs or state.scope.producer(tensor) is None)
 
 
 def _retype_border(state: _State, name: str) -> None:
@@ -205,17 +210,17 @@ def _retype_border(state: _State, name: str) -> None:
     assert isinstance(graph, onnx.GraphProto)
     for info in (*graph.input, *graph.output):
         if info.name == name:
-            state.patch.border[name] = _as_half(info)
+            state.patch.border[name] = _as_half(state, info)
     for tensor in graph.initializer:
         if tensor.name == name:  # the default of an input
             values = read_tensor(tensor, state.scope.model.base_dir)
             state.patch.replaced_initializers[name] = _to_half(state, name, values, name)
 
 
-def _as_half(info: onnx.ValueInfoProto) -> onnx.ValueInfoProto:
+def _as_half(state: _State, info: onnx.ValueInfoProto) -> onnx.ValueInfoProto:
     copy = onnx.ValueInfoProto()
     copy.CopyFrom(info)
-    copy.type.tensor_type.elem_type = TensorProto.FLOAT16
+    copy.type.tensor_type.elem_type = state.shared.half.elem_type
     return copy
 
 
@@ -234,7 +239,7 @@ def _type_node(state: _State, node: ViewNode) -> None:
     copy.input[:] = inputs
     copy.output[:] = outputs
     if made:
-        _retype_maker(copy)
+        _retype_maker(copy, state.shared.half)
     if node.index in state.scope.bodies:
         state.patch.rewired[node.index] = (inputs, outputs)
     elif copy != node.proto:
@@ -243,7 +248,7 @@ def _type_node(state: _State, node: ViewNode) -> None:
         _update_value_info(state, tensor)
     for tensor in node.outputs:
         if id(tensor) in state.stored:
-            promised = TensorProto.FLOAT if id(tensor) in state.half else TensorProto.FLOAT16
+            promised = TensorProto.FLOAT if id(tensor) in state.half else state.shared.half.elem_type
             _add_cast(state, state.stored[id(tensor)], tensor.name, promised, node.index + 1)
 
 
@@ -258,10 +263,10 @@ def _operand(state: _State, tensor: gs.Tensor, *, half: bool) -> str:
         return state.stored.get(id(tensor), name)
     if id(tensor) in state.stored:  # the promised name has the other type
         return name
-    target = TensorProto.FLOAT16 if half else TensorProto.FLOAT
+    target = state.shared.half.elem_type if half else TensorProto.FLOAT
     key = (id(tensor), target)
     if key not in state.cast:
-        suffix = "float16" if half else "float32"
+        suffix = state.shared.half.suffix if half else "float32"
         state.cast[key] = state.shared.names.fresh(f"{name}/fp16fix/{suffix}")
         producer = state.scope.producer(tensor)
         source = state.stored.get(id(tensor), name)
@@ -280,7 +285,7 @@ def _constant_operand(state: _State, tensor: gs.Tensor, *, half: bool) -> str:
         state.kept.add(id(tensor))
         return str(tensor.name)
     if id(tensor) not in state.constants:
-        name = state.shared.names.fresh(f"{tensor.name}/fp16fix/float16")
+        name = state.shared.names.fresh(f"{tensor.name}/fp16fix/{state.shared.half.suffix}")
         state.constants[id(tensor)] = (tensor, name)
     return state.constants[id(tensor)][1]
 
@@ -314,14 +319,19 @@ def _rename_operands(state: _State) -> None:
 
 
 def _to_half(state: _State, label: str, values: npt.NDArray[Any], name: str) -> TensorProto:
-    half = fp16.to_float16(values)
-    if np.count_nonzero(np.isinf(half)) > np.count_nonzero(np.isinf(values)):
+    half = state.shared.half
+    bits = half.encode(values)
+    if np.count_nonzero(bits & 0x7FFF == half.infinity) > np.count_nonzero(np.isinf(values)):
         state.shared.overflowed.append(label)
-    lost = (half == 0) & (values > 0)
-    if label in state.shared.guards and lost.any():
-        half = np.where(lost, np.float16(fp16.TINY), half)
+    if label in state.shared.guards and (lost := (bits == 0) & (values > 0)).any():
+        bits = np.where(lost, np.uint16(1), bits)
         state.shared.raised.append(label)
-    return numpy_helper.from_array(half, name)
+    return _tensor(bits, half, name)
+
+
+def _tensor(bits: npt.NDArray[np.uint16], half: FloatType, name: str = "") -> TensorProto:
+    raw = bits.astype("<u2", copy=False).tobytes()
+    return TensorProto(name=name, data_type=half.elem_type, dims=bits.shape, raw_data=raw)
 
 
 def _constant_node(producer: ViewNode, half: TensorProto) -> onnx.NodeProto:
@@ -333,21 +343,19 @@ def _constant_node(producer: ViewNode, half: TensorProto) -> onnx.NodeProto:
     return node
 
 
-def _retype_maker(node: onnx.NodeProto) -> None:
+def _retype_maker(node: onnx.NodeProto, half: FloatType) -> None:
     """Nodes whose output type is an attribute."""
     if node.op_type == "ConstantOfShape":
         found = next((a for a in node.attribute if a.name == "value"), None)
         filler = numpy_helper.to_array(found.t) if found is not None else np.zeros(1, np.float32)
         del node.attribute[:]
-        node.attribute.append(
-            helper.make_attribute("value", numpy_helper.from_array(fp16.to_float16(filler)))
-        )
+        node.attribute.append(helper.make_attribute("value", _tensor(half.encode(filler), half)))
         return
     for attribute in node.attribute:
         if attribute.name == _DTYPE_ATTRIBUTES.get(node.op_type) and attribute.i == TensorProto.FLOAT:
-            attribute.i = TensorProto.FLOAT16
+            attribute.i = half.elem_type
 
 
 def _update_value_info(state: _State, tensor: gs.Tensor) -> None:
     if id(tensor) not in state.stored and tensor.name in state.infos:
-        state.patch.value_info[tensor.name] = _as_half(state.infos[tensor.name])
+        state.patch.value_info[tensor.name] = _as_half(state, state.infos[tensor.name])

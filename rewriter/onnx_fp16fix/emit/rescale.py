@@ -14,9 +14,11 @@ import onnx
 import onnx_graphsurgeon as gs
 from onnx import helper, numpy_helper
 
+from onnx_fp16fix import fp16
 from onnx_fp16fix.calibrate.ranges import tensor_key
 from onnx_fp16fix.emit.scaled import scale_constants
 from onnx_fp16fix.graph import ScopeView, ViewNode
+from onnx_fp16fix.half import FloatType
 from onnx_fp16fix.model import Model, Names, Patch, ScopePath, apply_patches
 from onnx_fp16fix.model.model import GraphLike
 from onnx_fp16fix.operators import AttributeScale, inp, out
@@ -25,9 +27,6 @@ from onnx_fp16fix.plan.facts import Facts
 from onnx_fp16fix.plan.plan import Slot
 
 __all__ = ["Rescaled", "rescale"]
-
-_FACTORS = range(-15, 15)
-"""Shifts whose factor 2**-shift is a normal FP16 value."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +70,7 @@ def rescale(scope: ScopeView, facts: Facts, plan: Plan) -> Rescaled:
     edits = []
     for view in scopes:
         part = plan if view is scope else plan.bodies.get(view.path, Plan())
-        own = facts if view is scope else Facts(view, facts.ranges, facts.margin)
+        own = facts if view is scope else Facts(view, facts.ranges, facts.margin, facts.half)
         edits.append(_Edit(view, part, own, names, patches[view.path]))
     by_path = {edit.scope.path: edit for edit in edits}
     for (path, slot), name in constants.items():
@@ -136,7 +135,7 @@ def _insert_mul(edit: _Edit, slot: Slot) -> None:
     node, shift = edit.scope.nodes[index], edit.plan.muls[slot]
     tensor = node.inputs[position]
     source = edit.renamed.get(tensor.name, tensor.name)
-    fp32 = _is_fp32(edit, tensor, slot) or shift not in _FACTORS
+    fp32 = _is_fp32(edit, tensor, slot) or not _is_normal(edit.facts.half, -shift)
     key = (source, shift, fp32)
     if key not in edit.made:
         edit.made[key] = edit.names.fresh(f"{tensor.name}/fp16fix/shifted")
@@ -144,6 +143,11 @@ def _insert_mul(edit: _Edit, slot: Slot) -> None:
         index = 0 if producer is None else producer.index + 1
         _insert(edit, index, source, edit.made[key], shift, fp32)
     edit.inputs[slot] = edit.made[key]
+
+
+def _is_normal(half: FloatType, exponent: int) -> bool:
+    """Whether 2**exponent is a normal value of the type."""
+    return half.least <= exponent <= fp16.floor_log2(half.max)
 
 
 def _is_fp32(edit: _Edit, tensor: gs.Tensor, slot: Slot) -> bool:

@@ -13,7 +13,7 @@ from onnx_fp16fix.operators.relation import (
     inp,
     out,
 )
-from onnx_fp16fix.operators.types import FloatSlots, float_slots
+from onnx_fp16fix.operators.types import FloatSlots, first_opset, float_slots
 
 __all__ = [
     "OPS",
@@ -25,6 +25,7 @@ __all__ = [
     "Operand",
     "Relation",
     "RelationOf",
+    "first_opset",
     "float_slots",
     "flops",
     "inp",

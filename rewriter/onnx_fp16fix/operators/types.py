@@ -1,14 +1,16 @@
-"""Which operands of a node may be FLOAT16, read from the ONNX schemas rather than from a list of ours."""
+"""Which operands of a node may be FLOAT16 or BFLOAT16, read from the ONNX schemas rather than from a list of ours."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 import onnx
 
-__all__ = ["FloatSlots", "float_slots"]
+from onnx_fp16fix.half import FP16, FloatType, Half
+
+__all__ = ["FloatSlots", "first_opset", "float_slots"]
 
 _ALSO = {
     # one element-wise kernel, one type: TensorRT refuses a base and an exponent of different types
@@ -65,10 +67,13 @@ _FP32_ONLY = frozenset(
     }
 )
 
+_FP32_FOR: Mapping[Half, frozenset[str]] = {"fp16": frozenset(), "bf16": frozenset()}
+"""Ops that stay FP32 in models of one type alone."""
+
 
 @dataclass(frozen=True, slots=True)
 class FloatSlots:
-    """Input and output slots whose type variable admits FLOAT16; ``fp16`` tells whether the node can run in FP16.
+    """Input and output slots whose type variable admits the 16-bit type; ``fp16`` tells whether the node can run in it.
 
     ``either`` slots take what the producer makes: the node works with any type (Shape, Cast).
     """
@@ -83,15 +88,17 @@ _NONE = FloatSlots(False, frozenset(), frozenset())
 _EITHER = frozenset({"Shape", "Size", "Cast"})
 
 
-def float_slots(domain: str, op: str, opset: int, inputs: int, outputs: int) -> FloatSlots:
+def float_slots(
+    domain: str, op: str, opset: int, inputs: int, outputs: int, half: FloatType = FP16
+) -> FloatSlots:
     """Convertible slots of a node with so many inputs and outputs. Ops without a schema stay FP32."""
-    if op in _FP32_ONLY or not opset:
+    if op in _FP32_ONLY or op in _FP32_FOR[half.name] or not opset:
         return _NONE
-    return _slots(domain, op, opset, inputs, outputs)
+    return _slots(domain, op, opset, inputs, outputs, f"tensor({half.suffix})")
 
 
 @lru_cache(maxsize=4096)
-def _slots(domain: str, op: str, opset: int, inputs: int, outputs: int) -> FloatSlots:
+def _slots(domain: str, op: str, opset: int, inputs: int, outputs: int, wanted: str) -> FloatSlots:
     try:
         schema = onnx.defs.get_schema(op, opset, domain)
     except onnx.defs.SchemaError:
@@ -101,7 +108,7 @@ def _slots(domain: str, op: str, opset: int, inputs: int, outputs: int) -> Float
     half = {
         constraint.type_param_str
         for constraint in schema.type_constraints
-        if "tensor(float16)" in constraint.allowed_type_strs
+        if wanted in constraint.allowed_type_strs
         and "tensor(float)" in constraint.allowed_type_strs
         and (op, constraint.type_param_str) not in _NEVER
     }
@@ -113,6 +120,14 @@ def _slots(domain: str, op: str, opset: int, inputs: int, outputs: int) -> Float
     ins = frozenset(slot for slot, name in enumerate(formal_in) if name in data)
     outs = frozenset(slot for slot, name in enumerate(formal_out) if name in data)
     return FloatSlots(bool(ins or outs), ins, outs, frozenset({0}) if op in _EITHER else frozenset())
+
+
+@lru_cache(maxsize=1024)
+def first_opset(domain: str, op: str, half: FloatType) -> int | None:
+    """The first opset in which a node of this type can run in ``half``; None if that is none or not known."""
+    latest = onnx.defs.onnx_opset_version() if not domain else 0
+    versions = (opset for opset in range(1, latest + 1) if float_slots(domain, op, opset, 1, 1, half).fp16)
+    return next(versions, None)
 
 
 def _is_container(schema: onnx.defs.OpSchema, formal: onnx.defs.OpSchema.FormalParameter) -> bool:

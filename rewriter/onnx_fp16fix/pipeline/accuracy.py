@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from typing import Literal
 
 from onnx_fp16fix.document import Finding
+from onnx_fp16fix.half import FloatType
 from onnx_fp16fix.pipeline.floor import rounding_floor
 from onnx_fp16fix.pipeline.planning import planned
 from onnx_fp16fix.pipeline.prepare import Run
 from onnx_fp16fix.pipeline.refine import refine, suspects
-from onnx_fp16fix.pipeline.state import Emitted, Io, State, emit
+from onnx_fp16fix.pipeline.state import Emitted, Io, Precision, State, emit
 from onnx_fp16fix.simulate import SimulationReport, compare_simulated
 
 __all__ = ["admit_floor", "mend_accuracy", "simulate"]
@@ -35,13 +36,13 @@ def simulate(run: Run, emitted: Emitted, tensors: Literal["all", "outputs"] = "a
 
 
 def mend_accuracy(
-    run: Run, state: State, report: SimulationReport, io: Io, tolerance: float
+    run: Run, state: State, report: SimulationReport, precision: Precision, io: Io, tolerance: float
 ) -> tuple[State, Emitted]:
     """The outputs miss the tolerance in simulation: put what loses the accuracy into FP32."""
 
     def attempt(fp32: Mapping[int, str]) -> tuple[State, Emitted]:
         trial = planned(state, fp32)
-        return trial, emit(run, trial, "fp16", io)
+        return trial, emit(run, trial, precision, io)
 
     def measure(fp32: Mapping[int, str]) -> float:
         return simulate(run, attempt(fp32)[1], "outputs").output_rel_l2
@@ -54,7 +55,7 @@ def mend_accuracy(
         node = state.scope.nodes[index]
         run.document.findings.append(
             Finding(
-                name="fp16-precision",
+                name=f"{state.half_type.name}-precision",
                 kind="precision",
                 status="fixed",
                 message=f"{why}: {node.op} stays in FP32",
@@ -65,19 +66,19 @@ def mend_accuracy(
     return attempt(fp32)
 
 
-def admit_floor(run: Run, error: float, tolerance: float) -> float:
-    """The tolerance, or the error itself where FP16 is too coarse for the model whatever is done about its range."""
+def admit_floor(run: Run, half: FloatType, error: float, tolerance: float) -> float:
+    """The tolerance, or the error itself where the type is too coarse for the model whatever is done about range."""
     with run.progress.step("rounding floor"):
-        floor = rounding_floor(run.model, run.dataset)
+        floor = rounding_floor(run.model, run.dataset, half.bits)
     if error > _FLOORS * floor:
         return tolerance
     message = (
         f"the outputs are off by {error:.3g} (tolerance {tolerance:.3g}), and rounding nothing but weights and inputs "
-        f"to FP16's 11 bits costs {floor:.3g}: this model needs more bits than FP16 has"
+        f"to {half.label}'s {half.bits} bits costs {floor:.3g}: this model needs more bits than {half.label} has"
     )
     run.document.findings.append(
         Finding(
-            name="fp16-too-coarse",
+            name=f"{half.name}-too-coarse",
             kind="precision",
             severity="error",
             status="left",

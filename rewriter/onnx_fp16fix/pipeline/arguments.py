@@ -9,8 +9,8 @@ from onnx_fp16fix.errors import Problem, UsageError
 __all__ = ["check_arguments"]
 
 _CHOICES = {
-    "precision": ("fp16", "fp32"),
-    "io": ("fp32", "fp16"),
+    "precision": ("fp16", "bf16", "fp32"),
+    "io": ("fp32", "fp16", "bf16"),
     "tensorrt": ("auto", "off", "require"),
     "kernels": ("default", "cuda", "pessimistic"),
     "as_type": ("fp16", "bf16"),
@@ -26,6 +26,10 @@ def check_arguments(
         for name, value in choices.items()
         if value not in _CHOICES[name]
     ]
+    precision, io = choices.get("precision"), choices.get("io", "fp32")
+    if io != "fp32" and precision in ("fp16", "bf16") and io != precision:
+        found = f"io is {io!r}; with precision {precision!r} it can be 'fp32', {precision!r}"
+        problems.append(Problem("USAGE-VALUE", found))
     if tolerance is not None and not 0 < tolerance < math.inf:
         problems.append(Problem("USAGE-VALUE", f"tolerance is {tolerance!r}; it must be a positive number"))
     if not 1 <= margin < math.inf:

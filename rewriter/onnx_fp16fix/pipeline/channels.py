@@ -10,6 +10,7 @@ import numpy.typing as npt
 from onnx_fp16fix.calibrate import RangeTable
 from onnx_fp16fix.document import Finding
 from onnx_fp16fix.graph import GraphView, ScopeView
+from onnx_fp16fix.half import FloatType
 from onnx_fp16fix.model import Model
 from onnx_fp16fix.pipeline.prepare import Run
 from onnx_fp16fix.plan.channel_scales import ChannelScale, candidates, choose, scale_channels
@@ -25,26 +26,26 @@ Vector = npt.NDArray[np.float64]
 
 
 def equalize_channels(
-    run: Run, view: GraphView, ranges: RangeTable, margin: float
+    run: Run, view: GraphView, ranges: RangeTable, margin: float, half: FloatType
 ) -> tuple[Model, tuple[ChannelScale, ...]] | None:
     """The model, and its scales, with exponents per channel where one exponent for all would lose channels;
     None if nowhere.
 
     Needs data: made-up inputs say little about what a channel holds next to another.
     """
-    chains = [] if run.dataset.random else candidates(view.main)
+    chains = [] if run.dataset.random else candidates(view.main, half)
     if not chains:
         return None
     scales = list[ChannelScale]()
     with run.progress.step("channels"):
         for group in _groups(chains, ranges):
             for chain, (absmax, mean_abs) in zip(group, _measure(run, view.main, group), strict=True):
-                if (scale := choose(view.main, chain, absmax, mean_abs, margin)) is not None:
+                if (scale := choose(view.main, chain, absmax, mean_abs, margin, half)) is not None:
                     scales.append(scale)
         if not scales:
             return None
         model, done = scale_channels(view.main, scales)
-    run.document.findings += [_finding(view.main, scale) for scale in done]
+    run.document.findings += [_finding(view.main, scale, half) for scale in done]
     return (model, tuple(done)) if done else None
 
 
@@ -85,17 +86,17 @@ def _measure(run: Run, scope: ScopeView, group: Sequence[Chain]) -> list[tuple[V
     return [(absmax, total / max(samples, 1)) for absmax, total in found]
 
 
-def _finding(scope: ScopeView, scale: ChannelScale) -> Finding:
+def _finding(scope: ScopeView, scale: ChannelScale, half: FloatType) -> Finding:
     tensor = scope.tensors[scale.tensor]
     maker = scope.producer(tensor)
     low, high = min(scale.exponents), max(scale.exponents)
     return Finding(
-        name="fp16-channel-range",
+        name=f"{half.name}-channel-range",
         kind="underflow",
         severity="warning",
         status="fixed",
-        message=f"the channels of '{scale.tensor}' differ by more than FP16 can hold: each is scaled by a power of two "
-        f"of its own (2**{-high} to 2**{-low}), which weights take up",
+        message=f"the channels of '{scale.tensor}' differ by more than {half.label} holds: each is scaled by a power "
+        f"of two of its own (2**{-high} to 2**{-low}), which weights take up",
         node=None if maker is None else maker.label,
         tensor=scale.tensor,
         facts={"lowest_exponent": float(low), "highest_exponent": float(high)},

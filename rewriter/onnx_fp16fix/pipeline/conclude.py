@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from typing import Literal
 
 from onnx_fp16fix.document import Finding, RunStatus
+from onnx_fp16fix.half import FloatType
 from onnx_fp16fix.outcome import Outcome
 from onnx_fp16fix.pipeline.decisions import decision_findings
 from onnx_fp16fix.pipeline.findings import left_findings
+from onnx_fp16fix.pipeline.opset import late_forms
 from onnx_fp16fix.pipeline.prepare import Run
 from onnx_fp16fix.pipeline.state import Emitted, State
 from onnx_fp16fix.simulate import SimulationReport
@@ -30,7 +32,9 @@ def conclude(
 ) -> Outcome:
     """Verify the result, unless told not to; the outcome is rejected, has findings left, or is in order."""
     findings = run.document.findings
-    findings += [*decision_findings(state.view, state.plan), *emitted.findings]
+    findings += [*decision_findings(state.view, state.plan, state.half_type), *emitted.findings]
+    if emitted.result is not emitted.fp32 and (late := late_forms(state.scope, state.half_type)):
+        run.warn(late)
     if not state.plan.optimal:
         run.warn("the planner ran out of time: the nodes around what is at risk stay in FP32")
     if verify:
@@ -49,8 +53,8 @@ def conclude(
         run.document.verification = verified.entry
         if not verified.entry.passed and not state.obeyed:
             return run.finish("rejected", emitted.result)
-        findings += [_failed(text) for text in verified.entry.failures]
-        findings += left_findings(state.scope, verified.simulation)
+        findings += [_failed(text, state.half_type) for text in verified.entry.failures]
+        findings += left_findings(state.scope, verified.simulation, state.half_type)
     else:
         run.warn("not verified: --no-verify writes the result without proof")
     outcome = run.finish(_status(findings), emitted.result)
@@ -58,9 +62,11 @@ def conclude(
     return outcome
 
 
-def _failed(text: str) -> Finding:
+def _failed(text: str, half: FloatType) -> Finding:
     """What verification found wrong of a result that users force through."""
-    return Finding(name="fp16-forced", kind="precision", severity="error", status="left", message=text)
+    return Finding(
+        name=f"{half.name}-forced", kind="precision", severity="error", status="left", message=text
+    )
 
 
 def _status(findings: Sequence[Finding]) -> RunStatus:

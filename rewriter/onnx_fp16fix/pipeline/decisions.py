@@ -6,6 +6,7 @@ from __future__ import annotations
 from onnx_fp16fix.calibrate.ranges import tensor_key
 from onnx_fp16fix.document import Finding, PlanEntry
 from onnx_fp16fix.graph import GraphView, ScopeView
+from onnx_fp16fix.half import FloatType
 from onnx_fp16fix.plan import Plan
 
 __all__ = ["decision_findings", "plan_entry"]
@@ -27,19 +28,21 @@ def plan_entry(view: GraphView, plan: Plan, inserted_muls: int, casts: int = 0) 
     )
 
 
-def decision_findings(view: GraphView, plan: Plan) -> list[Finding]:
+def decision_findings(view: GraphView, plan: Plan, half: FloatType) -> list[Finding]:
     """One finding per Mul and per tensor whose typical values become subnormal."""
-    return [finding for path, part in plan.scopes() for finding in _scope_findings(view.scopes[path], part)]
+    return [
+        finding for path, part in plan.scopes() for finding in _scope_findings(view.scopes[path], part, half)
+    ]
 
 
-def _scope_findings(scope: ScopeView, plan: Plan) -> list[Finding]:
+def _scope_findings(scope: ScopeView, plan: Plan, half: FloatType) -> list[Finding]:
     findings, where = [], "/".join(scope.path)
     for (index, position), shift in sorted(plan.muls.items()):
         node = scope.nodes[index]
         why = plan.muls_why[index, position]
         findings.append(
             Finding(
-                name="fp16-rescaled-operand",
+                name=f"{half.name}-rescaled-operand",
                 kind="structure",
                 severity="info",
                 status="fixed",
@@ -53,11 +56,11 @@ def _scope_findings(scope: ScopeView, plan: Plan) -> list[Finding]:
     for name, bits in plan.lost_bits.items():
         findings.append(
             Finding(
-                name="fp16-lost-bits",
+                name=f"{half.name}-lost-bits",
                 kind="precision",
                 severity="info",
                 status="fixed",
-                message=f"'{name}' is stored so small that its typical values give up {bits} of 11 bits",
+                message=f"'{name}' is stored so small that its typical values give up {bits} of {half.bits} bits",
                 scope=where,
                 tensor=name,
                 facts={"bits": bits},

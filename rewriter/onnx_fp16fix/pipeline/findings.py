@@ -9,22 +9,25 @@ from onnx_fp16fix.calibrate import RangeTable
 from onnx_fp16fix.document import Edit, Finding, FindingKind, FindingStatus
 from onnx_fp16fix.emit import Converted
 from onnx_fp16fix.graph import GraphView, ScopeView
+from onnx_fp16fix.half import FP16, FloatType
 from onnx_fp16fix.plan import Plan, Risk
 from onnx_fp16fix.simulate import SimulationReport
 
 __all__ = ["constant_findings", "left_findings", "nan_findings", "plan_findings"]
 
 
-def plan_findings(view: GraphView, plan: Plan, status: FindingStatus) -> list[Finding]:
+def plan_findings(
+    view: GraphView, plan: Plan, status: FindingStatus, half: FloatType = FP16
+) -> list[Finding]:
     """One finding per tensor at risk, with what the plan does about it."""
     return [
         finding
         for path, part in plan.scopes()
-        for finding in _scope_findings(view.scopes[path], part, status)
+        for finding in _scope_findings(view.scopes[path], part, status, half)
     ]
 
 
-def _scope_findings(scope: ScopeView, plan: Plan, status: FindingStatus) -> list[Finding]:
+def _scope_findings(scope: ScopeView, plan: Plan, status: FindingStatus, half: FloatType) -> list[Finding]:
     seen: set[tuple[str, str]] = set()
     findings = []
     for risk in plan.risks:
@@ -34,11 +37,11 @@ def _scope_findings(scope: ScopeView, plan: Plan, status: FindingStatus) -> list
         node = scope.nodes[risk.node]
         findings.append(
             Finding(
-                name=f"fp16-{risk.kind}",
+                name=f"{half.name}-{risk.kind}",
                 kind=risk.kind,
                 severity="error" if risk.kind == "overflow" else "warning",
                 status=status,
-                message=f"{risk.message}: {_remedy(scope, plan, risk)}",
+                message=f"{risk.message}: {_remedy(scope, plan, risk, half)}",
                 scope="/".join(scope.path),
                 node=node.label,
                 tensor=risk.tensor,
@@ -49,10 +52,10 @@ def _scope_findings(scope: ScopeView, plan: Plan, status: FindingStatus) -> list
     return findings
 
 
-def _remedy(scope: ScopeView, plan: Plan, risk: Risk) -> str:
+def _remedy(scope: ScopeView, plan: Plan, risk: Risk, half: FloatType) -> str:
     node = scope.nodes[risk.node]
     if any((risk.node, slot) in plan.raised for slot, t in enumerate(node.inputs) if t.name == risk.tensor):
-        return "raised to FP16's smallest value"
+        return f"raised to {half.label}'s smallest value"
     if risk.node in plan.fp32:
         return f"{node.op} stays in FP32 ({plan.fp32[risk.node]})"
     exponent = plan.exponents.get(risk.tensor, plan.entries.get(risk.tensor))
@@ -86,17 +89,18 @@ def nan_findings(scope: ScopeView, ranges: RangeTable) -> list[Finding]:
     return []
 
 
-def constant_findings(converted: Converted) -> list[Finding]:
-    """Constants whose FP16 value is no rounding to nearest within range."""
-    raised = "keeps a denominator from zero and would vanish: it becomes FP16's smallest value, 2**-24"
-    overflowed = "is beyond FP16 and becomes an infinity there"
+def constant_findings(converted: Converted, half: FloatType) -> list[Finding]:
+    """Constants whose 16-bit value is no rounding to nearest within range."""
+    smallest = f"{half.label}'s smallest value, 2**{half.least - half.bits + 1}"
+    raised = f"keeps a denominator from zero and would vanish: it becomes {smallest}"
+    overflowed = f"is beyond {half.label} and becomes an infinity there"
     changed: tuple[tuple[FindingKind, str, tuple[str, ...]], ...] = (
         ("underflow", raised, converted.raised),
         ("overflow", overflowed, converted.overflowed),
     )
     return [
         Finding(
-            name=f"fp16-{kind}",
+            name=f"{half.name}-{kind}",
             kind=kind,
             severity="info",
             status="fixed",
@@ -108,20 +112,20 @@ def constant_findings(converted: Converted) -> list[Finding]:
     ]
 
 
-def left_findings(scope: ScopeView, report: SimulationReport) -> list[Finding]:
-    """Intermediates that are not finite in simulated FP16 although the outputs are right."""
+def left_findings(scope: ScopeView, report: SimulationReport, half: FloatType) -> list[Finding]:
+    """Intermediates that are not finite in simulation although the outputs are right."""
     harmless = report.harmless
     made: Mapping[str, str] = {t.name: node.name or t.name for node in scope.nodes for t in node.outputs}
     return [
         Finding(
-            name="fp16-nonfinite",
+            name=f"{half.name}-nonfinite",
             kind="overflow",
             severity="info" if name in harmless else "warning",
             status="skipped" if name in harmless else "left",
             message=(
-                f"'{name}' overflows in FP16, and what reads it gives the same result as from the true value"
+                f"'{name}' overflows in {half.label}, and what reads it gives the same result as from the true value"
                 if name in harmless
-                else f"'{name}' is not finite in simulated FP16"
+                else f"'{name}' is not finite in simulated {half.label}"
             ),
             node=made.get(name),
             tensor=name,

@@ -1,8 +1,8 @@
-"""How well any FP16 form of a model can do: the error that rounding its weights and inputs to 11 bits makes alone.
+"""How well any 16-bit form of a model can do: the error that rounding its weights and inputs makes alone.
 
 A model may be so sensitive (gates that saturate, thresholds, chaos) that FP16 is too coarse for it at any scale. Its
-constants and float inputs are rounded to FP16's 11 bits with FP32's range, all arithmetic stays FP32; what the outputs
-then miss no rescaling can give back.
+constants and float inputs are rounded to FP16's 11 bits, or BF16's 8, with FP32's range, all arithmetic stays FP32;
+what the outputs then miss no rescaling can give back.
 """
 
 from __future__ import annotations
@@ -20,41 +20,39 @@ from onnx_fp16fix.model.tensors import read_tensor
 from onnx_fp16fix.runtime import open_session
 from onnx_fp16fix.simulate.metrics import distance
 
-__all__ = ["rounding_floor", "to_eleven_bits"]
-
-_BITS = 11
+__all__ = ["rounding_floor", "to_bits"]
 
 
-def rounding_floor(model: Model, data: Dataset) -> float:
+def rounding_floor(model: Model, data: Dataset, bits: int = 11) -> float:
     """Largest relative L2 error of an output over all samples (of labels, the share that differs)."""
     exact = open_session(model.proto, model.base_dir)
-    coarse = open_session(_rounded(model).proto, model.base_dir)
+    coarse = open_session(_rounded(model, bits).proto, model.base_dir)
     worst = 0.0
     for feed in data:
         expected = exact.run(feed)
-        found = coarse.run({name: _round_float(value) for name, value in feed.items()})
+        found = coarse.run({name: _round_float(value, bits) for name, value in feed.items()})
         for name, reference in expected.items():
             if isinstance(reference, np.ndarray) and reference.dtype.kind in "fiub":
                 worst = max(worst, distance(found[name], reference).rel_l2)
     return worst
 
 
-def to_eleven_bits(values: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-    """Round to nearest even with FP16's precision and FP32's range."""
+def to_bits(values: npt.NDArray[Any], bits: int) -> npt.NDArray[np.float32]:
+    """Round to nearest even with so many bits of significand and FP32's range."""
     mantissa, exponent = np.frexp(np.asarray(values, np.float32))
-    rounded: npt.NDArray[np.float32] = np.ldexp(np.rint(np.ldexp(mantissa, _BITS)), exponent - _BITS)
+    rounded: npt.NDArray[np.float32] = np.ldexp(np.rint(np.ldexp(mantissa, bits)), exponent - bits)
     return rounded.astype(np.float32)
 
 
-def _round_float(value: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    return to_eleven_bits(value) if value.dtype == np.float32 else value
+def _round_float(value: npt.NDArray[Any], bits: int) -> npt.NDArray[Any]:
+    return to_bits(value, bits) if value.dtype == np.float32 else value
 
 
-def _rounded(model: Model) -> Model:
+def _rounded(model: Model, bits: int) -> Model:
     proto = onnx.ModelProto()
     proto.CopyFrom(model.proto)
     for tensor in proto.graph.initializer:
         if tensor.data_type == TensorProto.FLOAT:
-            values = to_eleven_bits(read_tensor(tensor, model.base_dir))
+            values = to_bits(read_tensor(tensor, model.base_dir), bits)
             tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
     return model.with_proto(proto)

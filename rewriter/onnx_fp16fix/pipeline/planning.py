@@ -31,14 +31,14 @@ def settle(run: Run, state: State, *, force: bool) -> State:
     against = {index: free.fp32[index] for index in state.half if index in free.fp32}
     if not against:
         return replace(state, plan=free)
-    bad = _impossible(state, against)
+    bad, label = _impossible(state, against), state.half_type.label
     if bad and not force:
         hint = "leave it out, or obey at your own risk: force=True (--force)"
         raise UsageError(
             [
                 Problem(
                     "USAGE-CONTRADICTION",
-                    f"{state.half[index]}, but {state.scope.nodes[index].op} cannot run in FP16: {why}",
+                    f"{state.half[index]}, but {state.scope.nodes[index].op} cannot run in {label}: {why}",
                     node=state.scope.nodes[index].label,
                     hint=hint,
                 )
@@ -49,11 +49,11 @@ def settle(run: Run, state: State, *, force: bool) -> State:
         node = state.scope.nodes[index]
         run.document.findings.append(
             Finding(
-                name="fp16-forced",
+                name=f"{state.half_type.name}-forced",
                 kind="overflow",
                 severity="error",
                 status="left",
-                message=f"{node.op} runs in FP16 because {state.half[index]}; FP32 would be right: {why}",
+                message=f"{node.op} runs in {label} because {state.half[index]}; FP32 would be right: {why}",
                 node=node.label,
                 tensor=node.outputs[0].name,
             )
@@ -87,6 +87,7 @@ def _plan(state: State, fp32: Mapping[int, str], half: frozenset[int]) -> Plan:
         bodies=state.inside,
         fp16=half,
         max_fp32_flops=state.max_fp32_flops,
+        half=state.half_type,
     )
 
 

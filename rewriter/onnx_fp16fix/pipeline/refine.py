@@ -20,8 +20,6 @@ __all__ = ["Suspect", "refine", "suspects"]
 
 _AMPLIFIED = 4.0
 """A node whose result is this many times less accurate than its operands loses accuracy itself."""
-_FLOOR = 2.0**-10
-"""Error of a tensor that has been rounded a few times; ratios are taken to no less than this."""
 _WORTHWHILE = 0.5
 """Islands that neither reach the tolerance nor halve the error are not worth their price."""
 _MOST = 12
@@ -39,32 +37,42 @@ class Suspect:
 def suspects(scope: ScopeView, facts: Facts, report: SimulationReport) -> Iterator[Suspect]:
     """Nodes that make the first non-finite values, cancelling differences with their islands, nodes that amplify
     error; each worst first."""
-    ratios = {node.index: _amplification(scope, node, report) for node in scope.nodes}
+    half = facts.half
+    ratios = {node.index: _amplification(scope, node, report, half.eps) for node in scope.nodes}
     by_ratio = sorted(
         (index for index, ratio in ratios.items() if ratio > _AMPLIFIED), key=lambda i: (-ratios[i], i)
     )
-    yield from (_amplifier(scope, index, ratios[index]) for index in by_ratio if math.isinf(ratios[index]))
+    yield from (
+        _amplifier(scope, index, ratios[index], half.label) for index in by_ratio if math.isinf(ratios[index])
+    )
     for entry in find_cancellations(facts):
         node = scope.nodes[entry.node]
         why = f"'{node.outputs[0].name}' is a difference {entry.ratio:.3g} times smaller than its operands"
         yield Suspect(entry.island, why)
-    yield from (_amplifier(scope, index, ratios[index]) for index in by_ratio if math.isfinite(ratios[index]))
+    yield from (
+        _amplifier(scope, index, ratios[index], half.label)
+        for index in by_ratio
+        if math.isfinite(ratios[index])
+    )
 
 
-def _amplification(scope: ScopeView, node: ViewNode, report: SimulationReport) -> float:
-    """How many times less accurate a node's result is than its operands; inf where it makes the first infinity."""
+def _amplification(scope: ScopeView, node: ViewNode, report: SimulationReport, floor: float) -> float:
+    """How many times less accurate a node's result is than its operands; inf where it makes the first infinity.
+
+    ``floor``: error of a tensor that has been rounded a few times; ratios are taken to no less than this.
+    """
     errors = [report.tensors[t.name].rel_l2 for t in node.outputs if t.name in report.tensors]
     inputs = [report.tensors[t.name].rel_l2 for t in node.inputs if t.name in report.tensors]
     if not errors or any(map(math.isinf, inputs)):
         return 0.0
-    return max(errors) / max([_FLOOR, *inputs])
+    return max(errors) / max([floor, *inputs])
 
 
-def _amplifier(scope: ScopeView, index: int, ratio: float) -> Suspect:
+def _amplifier(scope: ScopeView, index: int, ratio: float, label: str) -> Suspect:
     node = scope.nodes[index]
     makers = {p.index for t in node.inputs if (p := scope.producer(t)) is not None}
     what = "is not finite" if math.isinf(ratio) else f"is {ratio:.3g} times less accurate than its operands"
-    return Suspect(frozenset({index, *makers}), f"'{node.outputs[0].name}' {what} in simulated FP16")
+    return Suspect(frozenset({index, *makers}), f"'{node.outputs[0].name}' {what} in simulated {label}")
 
 
 def refine(

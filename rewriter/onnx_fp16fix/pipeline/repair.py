@@ -18,18 +18,19 @@ from onnx_fp16fix.pipeline.channels import equalize_channels
 from onnx_fp16fix.pipeline.conclude import TensorRTMode, conclude
 from onnx_fp16fix.pipeline.findings import nan_findings, plan_findings
 from onnx_fp16fix.pipeline.lock import Step, find_lock
+from onnx_fp16fix.pipeline.opset import refuse_old_opset
 from onnx_fp16fix.pipeline.planning import budget_findings, planned, settle
 from onnx_fp16fix.pipeline.prepare import ModelSource, Run, calibrated, inline_functions
 from onnx_fp16fix.pipeline.replay import locked, replay
 from onnx_fp16fix.pipeline.rules import RuleStage, load_all, requests_to_plan
-from onnx_fp16fix.pipeline.state import Io, Precision, State, by_scope, emit
+from onnx_fp16fix.pipeline.state import Io, Precision, State, by_scope, emit, type_for
 from onnx_fp16fix.pipeline.targets import apply_rules, asked_targets
 from onnx_fp16fix.pipeline.trust import refuse_unproven
 from onnx_fp16fix.pipeline.wishes import Names, Wishes, gather_wishes
 from onnx_fp16fix.plan import Plan, make_plan
 from onnx_fp16fix.progress import Progress, Silent
 from onnx_fp16fix.simulate import Mode
-from onnx_fp16fix.verify import Tolerances
+from onnx_fp16fix.verify import Tolerances, usual_tolerance
 
 __all__ = ["RuleSources", "TensorRTMode", "apply", "fix"]
 
@@ -68,10 +69,11 @@ def fix(
     ``data``: see ``calibrate.open_data``. ``ranges``: a table that ``calibrate`` wrote for this model, instead of
     measuring again. ``rules``: files, folders or packs, all shipped rules if None; the islands they ask for are kept.
     ``target``: what the model is made for (``tensorrt:11.2``): rules for this target come first; see ``Target``.
-    ``precision="fp32"`` gives the rescaled FP32 model for weakly typed engines. ``tolerance``: largest relative L2
-    error of an output in simulated FP16; None is 1e-2, or more (with a finding) where FP16's own rounding costs
-    more; ``kernels``: what it takes GPU kernels to keep in FP16 inside (default, cuda,
-    pessimistic). ``margin``: factor between calibrated maxima and what FP16 must hold.
+    ``precision="bf16"`` plans for BF16 and types in it; ``io`` is then "fp32" or "bf16". ``precision="fp32"`` gives the
+    rescaled FP32 model for weakly typed engines. ``tolerance``: largest relative L2 error of an output in simulated
+    FP16; None is 1e-2 (BF16: 8e-2), or more (with a finding) where the type's own rounding costs more; ``kernels``:
+    what it takes GPU kernels to keep in FP16 inside (default, cuda, pessimistic). ``margin``: factor between
+    calibrated maxima and what FP16 must hold.
 
     Wishes: ``keep_fp32`` and ``force_fp16`` take regular expressions that match names of main-graph nodes from their
     start, ``..._ops`` op types. ``limits``: regular expression of tensor names -> largest magnitude to plan for, in
@@ -104,28 +106,33 @@ def fix(
     stage = RuleStage(
         chosen, margin, wishes.allow or DEFAULT_ALLOWED, targets=asked_targets(target, rules, chosen)
     )
+    half = type_for(precision)
     run = Run("fix", model, data, progress, samples, seed, ranges, kernels=kernels)
+    refuse_old_opset(run.model, half)
     base = inline_functions(run.model)
     targets = wishes.targets(build_view(base).main)
     view, table = calibrated(run, base)
     steps: tuple[Step, ...] = ()
     if stage.targets:
-        retargeted = apply_rules(run, State(base, view, table, margin), stage, for_targets=True)
+        retargeted = apply_rules(
+            run, State(base, view, table, margin, half_type=half), stage, for_targets=True
+        )
         if retargeted.model is not base:
             base, view, table, steps = retargeted.model, retargeted.view, retargeted.ranges, retargeted.steps
             targets = wishes.targets(view.main)
     table = wishes.limited(table, view.main)
     run.document.findings += nan_findings(view.main, table)
-    if (equalized := equalize_channels(run, view, table, margin)) is not None:
+    if (equalized := equalize_channels(run, view, table, margin, half)) is not None:
         base, steps = equalized[0], (*steps, equalized[1])  # the same nodes at the same places
         view, table = calibrated(run, base)
         table = wishes.limited(table, view.main, strict=False)
     state = State(
-        base, view, table, margin, Plan(), dict(targets.keep), dict(targets.half), {}, max_fp32_flops, steps
-    )
+        base, view, table, margin, Plan(), dict(targets.keep), dict(targets.half), {}, max_fp32_flops, steps,
+        half_type=half,
+    )  # fmt: skip
     with progress.step("plan"):
         state = settle(run, state, force=force)
-    findings = plan_findings(state.view, state.plan, "fixed")
+    findings = plan_findings(state.view, state.plan, "fixed", half)
     state = _improve(run, state, stage, wishes)
     if rules is not None and (asked := stage.wishes(state.view, state.ranges)):
         main, inside = by_scope(asked)
@@ -136,14 +143,14 @@ def fix(
     for text in stage.assumptions():
         run.warn(text)
     emitted = emit(run, state, precision, io)
-    report, limit = None, Tolerances().fp16 if tolerance is None else tolerance
-    if verify and precision == "fp16":
+    report, limit = None, usual_tolerance(half) if tolerance is None else tolerance
+    if verify and precision != "fp32":
         report = simulate(run, emitted)
         if report.output_rel_l2 > limit:
-            state, emitted = mend_accuracy(run, state, report, io, limit)
+            state, emitted = mend_accuracy(run, state, report, precision, io, limit)
             report = simulate(run, emitted)
         if tolerance is None and limit < report.output_rel_l2 < math.inf:
-            limit = admit_floor(run, report.output_rel_l2, limit)
+            limit = admit_floor(run, half, report.output_rel_l2, limit)
     run.document.findings += budget_findings(state)
     tolerances = Tolerances(limit, max(Tolerances().fp32, stage.tolerance))
     outcome = conclude(run, state, emitted, tolerances, verify, tensorrt, report)
@@ -159,7 +166,7 @@ def apply(
     precision: Precision = "fp32",
     io: Io = "fp32",
     target: str | None = None,
-    tolerance: float = 1e-2,
+    tolerance: float | None = None,
     margin: float = 2.0,
     samples: int = 4,
     seed: int = 0,
@@ -204,11 +211,13 @@ def apply(
     chosen = load_all(rules)
     allowed = gather_wishes(allow=allow).allow or DEFAULT_ALLOWED
     stage = RuleStage(chosen, margin, allowed, explain_misses, targets=asked_targets(target, rules, chosen))
+    half = type_for(precision)
     run = Run("apply", model, data, progress, samples, seed, ranges, kernels=kernels)
+    refuse_old_opset(run.model, half)
     if not trust_rules:
         refuse_unproven(run, stage.rules, rules)
     view, table = calibrated(run, run.model)
-    state = State(run.model, view, table, margin)
+    state = State(run.model, view, table, margin, half_type=half)
     state = apply_rules(run, state, stage)
     fp32, only = requests_to_plan(stage.requests)
     main, bodies = by_scope(fp32)
@@ -217,7 +226,7 @@ def apply(
     else:
         with progress.step("plan"):
             state.plan = make_plan(
-                state.scope, state.ranges, margin=margin, fp32=main, bodies=bodies, only=only
+                state.scope, state.ranges, margin=margin, fp32=main, bodies=bodies, only=only, half=half
             )
     run.document.findings += stage.findings()
     run.document.rules, run.document.misses = stage.entries(), stage.misses()
@@ -225,7 +234,8 @@ def apply(
         run.warn(text)
     emitted = emit(run, state, precision, io)
     # rules that call themselves exact are held to it
-    return conclude(run, state, emitted, Tolerances(tolerance, stage.tolerance), verify, tensorrt)
+    limits = Tolerances(usual_tolerance(half) if tolerance is None else tolerance, stage.tolerance)
+    return conclude(run, state, emitted, limits, verify, tensorrt)
 
 
 def _improve(run: Run, state: State, stage: RuleStage, wishes: Wishes) -> State:

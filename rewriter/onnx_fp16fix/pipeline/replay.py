@@ -14,7 +14,7 @@ from onnx_fp16fix.outcome import Outcome
 from onnx_fp16fix.pipeline.conclude import TensorRTMode, conclude
 from onnx_fp16fix.pipeline.lock import Lock, Step, lock_text, read_lock
 from onnx_fp16fix.pipeline.prepare import ModelSource, Run, inline_functions
-from onnx_fp16fix.pipeline.state import Emitted, Io, Precision, State, emit
+from onnx_fp16fix.pipeline.state import Emitted, Io, Precision, State, emit, type_for
 from onnx_fp16fix.plan.channel_scales import ChannelScale, scale_channels
 from onnx_fp16fix.progress import Progress
 from onnx_fp16fix.simulate import Mode
@@ -33,7 +33,8 @@ def locked(
     limits: Tolerances,
 ) -> Outcome:
     """The outcome of ``fix`` with its lock file, whose text is made when it is asked for."""
-    verification = run.document.verification
+    verification, tolerance = run.document.verification, limits.fp16
+    assert tolerance is not None
 
     def text() -> str:
         lock = Lock(
@@ -45,7 +46,7 @@ def locked(
             state.plan,
             run.document.status,
             verification is not None and verification.passed,
-            limits.fp16,
+            tolerance,
             limits.fp32,
         )
         return lock_text(lock, state.scope)
@@ -85,8 +86,9 @@ def replay(
         for step in lock.steps:
             changed = _redone(changed, step)
         state = State(
-            changed, build_view(changed), RangeTable({}, samples=0), 1.0, lock.plan, steps=lock.steps
-        )
+            changed, build_view(changed), RangeTable({}, samples=0), 1.0, lock.plan, steps=lock.steps,
+            half_type=type_for(lock.precision),
+        )  # fmt: skip
         emitted = emit(run, state, lock.precision, lock.io)
     except (LookupError, AssertionError, AttributeError, ValueError) as error:
         problem = Problem("LOCK-READ", f"does not fit its model, was it edited? {error}", file=str(path))

@@ -10,6 +10,7 @@ from onnx_fp16fix.calibrate import RangeTable
 from onnx_fp16fix.document import Finding
 from onnx_fp16fix.emit import convert, rescale, share_constants
 from onnx_fp16fix.graph import GraphView, ScopeView, build_view
+from onnx_fp16fix.half import BF16, FP16, FloatType
 from onnx_fp16fix.model import Model, ScopePath
 from onnx_fp16fix.pipeline.decisions import plan_entry
 from onnx_fp16fix.pipeline.findings import constant_findings
@@ -19,10 +20,10 @@ from onnx_fp16fix.plan import Plan
 from onnx_fp16fix.plan.facts import Facts
 from onnx_fp16fix.sidecar import named_layers, sidecar_texts
 
-__all__ = ["Emitted", "Io", "Precision", "State", "by_scope", "emit"]
+__all__ = ["Emitted", "Io", "Precision", "State", "by_scope", "emit", "type_for"]
 
-Precision = Literal["fp16", "fp32"]
-Io = Literal["fp32", "fp16"]
+Precision = Literal["fp16", "bf16", "fp32"]
+Io = Literal["fp32", "fp16", "bf16"]
 
 
 @dataclass
@@ -45,6 +46,8 @@ class State:
     """How ``model`` came from the user's model, functions inlined."""
     inside: dict[ScopePath, dict[int, str]] = field(default_factory=dict)
     """Nodes of bodies that the user's rules keep in FP32, with the reason."""
+    half_type: FloatType = FP16
+    """The 16-bit type that the plan is for; what is called FP16 here and in the planner is this type."""
 
     @property
     def scope(self) -> ScopeView:
@@ -54,7 +57,12 @@ class State:
     @property
     def facts(self) -> Facts:
         """What the planner knows."""
-        return Facts(self.scope, self.ranges, self.margin)
+        return Facts(self.scope, self.ranges, self.margin, self.half_type)
+
+
+def type_for(precision: Precision) -> FloatType:
+    """The type to plan for; what weakly typed engines make of an FP32 model is FP16."""
+    return BF16 if precision == "bf16" else FP16
 
 
 def by_scope(
@@ -99,12 +107,16 @@ def emit(run: Run, state: State, precision: Precision, io: Io) -> Emitted:
             fp32_model, fp32_nodes, muls = rescaled.model, rescaled.fp32_nodes, rescaled.inserted_muls
             exponents, guards, bodies = dict(rescaled.exponents), rescaled.raised, rescaled.bodies
         result = fp32_model
-        if precision == "fp16":
-            converted = convert(build_view(fp32_model).main, fp32_nodes, io=io, guards=guards, bodies=bodies)
+        if precision != "fp32":
+            converted = convert(
+                build_view(fp32_model).main, fp32_nodes,
+                half=state.half_type, half_io=io != "fp32", guards=guards, bodies=bodies,
+            )  # fmt: skip
             result, casts = share_constants(converted.model), converted.casts
-            findings = constant_findings(converted)
+            findings = constant_findings(converted, state.half_type)
     nodes, kept = fp32_model.proto.graph.node, sum(len(part.fp32) for _, part in plan.scopes())
     run.document.plan = plan_entry(state.view, plan, muls, casts)
+    run.document.plan.precision = precision
     run.document.summary = {
         "nodes_before": len(run.model.proto.graph.node),
         "nodes_after": len(result.proto.graph.node),

@@ -48,6 +48,8 @@ def apply_rules(run: Run, state: State, stage: RuleStage, *, for_targets: bool =
         if model is None:
             return state
         view, ranges = calibrated(run, model)
-        state = State(model, view, ranges, state.margin, steps=(*state.steps, stage.patches))
+        state = State(
+            model, view, ranges, state.margin, steps=(*state.steps, stage.patches), half_type=state.half_type
+        )
     run.warn(f"rules still change the model after {stage.MAX_ROUNDS} rounds: they undo each other's work")
     return state

@@ -8,6 +8,7 @@ import onnx_graphsurgeon as gs
 
 from onnx_fp16fix.graph import ScopeView, ViewNode
 from onnx_fp16fix.model import ScopePath
+from onnx_fp16fix.plan.exact import summands
 from onnx_fp16fix.plan.facts import Facts
 
 __all__ = ["carried", "executions", "kept_whole", "long_sums"]
@@ -17,8 +18,6 @@ _SUMS = frozenset({"Add", "Sub", "Sum"})
 _PASSES = _SUMS | frozenset(
     "Identity Where Reshape Transpose Squeeze Unsqueeze Flatten Cast Concat Slice Pad ScatterND ScatterElements".split()
 )
-_COUNTED = 64
-"""Iterations a running FP16 sum may take before its rounding errors show (as for CumSum)."""
 
 
 def holder(scope: ScopeView) -> ViewNode | None:
@@ -74,17 +73,17 @@ def long_sums(facts: Facts) -> dict[int, str]:
     pairs = carried(scope)
     if not pairs or scope.parent is None:
         return {}
-    outer = Facts(scope.parent, facts.ranges, facts.margin)
+    outer = Facts(scope.parent, facts.ranges, facts.margin, facts.half)
     started = facts.ranges.samples if scope.parent.parent is None else executions(outer)
     iterations = executions(facts) / max(1.0, started)
-    if iterations <= _COUNTED:
+    if iterations <= summands(facts.half):
         return {}
-    found: dict[int, str] = {}
+    found, label = dict[int, str](), facts.half.label
     for entry, result in pairs:
         nodes = _on_the_way(scope, scope.inputs[entry], scope.outputs[result])
         if any(node.op in _SUMS for node in nodes):
             name = scope.inputs[entry]
-            why = f"'{name}' is a sum over {iterations:.0f} iterations, which loses its increments in FP16"
+            why = f"'{name}' is a sum over {iterations:.0f} iterations, which loses its increments in {label}"
             found.update((node.index, why) for node in nodes)
     return found
 

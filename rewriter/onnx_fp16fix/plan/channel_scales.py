@@ -12,17 +12,14 @@ from onnx import numpy_helper
 
 from onnx_fp16fix import fp16
 from onnx_fp16fix.graph import ScopeView
+from onnx_fp16fix.half import FP16, FloatType
 from onnx_fp16fix.model import Model, Names, Patch, apply_patches
 from onnx_fp16fix.plan.channels import Chain, ConstantEdit, factors, find_chains
 
 __all__ = ["ChannelScale", "candidates", "choose", "scale_channels"]
 
-_SPREAD = 2.0**10
-"""A channel that small beside others can matter only if the weights that read it are larger by about as much."""
 _LOST_BITS = 4
 """Typical values of a channel may give up less than this many of FP16's 11 bits."""
-_MATTERS = 2.0**-11
-"""A channel whose share in what is read stays below this is lost in rounding anyway."""
 
 Vector = npt.NDArray[np.float64]
 
@@ -35,22 +32,24 @@ class ChannelScale:
     exponents: tuple[int, ...]
 
 
-def candidates(scope: ScopeView) -> list[Chain]:
+def candidates(scope: ScopeView, half: FloatType = FP16) -> list[Chain]:
     """Chains whose weights leave room for channels of very different size; each weight is looked at once."""
-    return [chain for chain in find_chains(scope) if _may_differ(scope, chain)]
+    # a channel that small beside others can matter only if the weights that read it are larger by about as much
+    spread = 2.0 ** (-half.least - _LOST_BITS)
+    return [chain for chain in find_chains(scope) if _may_differ(scope, chain, spread)]
 
 
-def _may_differ(scope: ScopeView, chain: Chain) -> bool:
+def _may_differ(scope: ScopeView, chain: Chain, spread: float) -> bool:
     read = reading_weights(scope, chain)
     if read is not None:
-        return _spread(read) >= _SPREAD
+        return _spread(read) >= spread
     # channels go on apart, so what they weigh in the end is not known here: what makes them must tell
     if chain.maker.op == "Conv" and chain.maker.attrs.get("group", 1) == chain.channels:
         return True
     made = [
         _largest(scope, edit) for edit in chain.edits if edit.node == chain.maker.index and edit.slot == 1
     ]
-    return any(_spread(size) >= _SPREAD for size in made)
+    return any(_spread(size) >= spread for size in made)
 
 
 def _spread(size: Vector) -> float:
@@ -83,7 +82,7 @@ def _largest(scope: ScopeView, edit: ConstantEdit) -> Vector:
 
 
 def choose(
-    scope: ScopeView, chain: Chain, absmax: Vector, mean_abs: Vector, margin: float
+    scope: ScopeView, chain: Chain, absmax: Vector, mean_abs: Vector, margin: float, half: FloatType = FP16
 ) -> ChannelScale | None:
     """Exponents that bring all channels to one size; None if one exponent for all does as well.
 
@@ -92,11 +91,11 @@ def choose(
     if not np.isfinite(absmax).all() or not absmax.any():
         return None
     live = absmax > 0
-    common = fp16.ceil_log2(float(absmax.max()) * margin / fp16.MAX)
+    common = fp16.ceil_log2(float(absmax.max()) * margin / half.max)
     read = reading_weights(scope, chain)
     share = live.astype(np.float64) if read is None else absmax * read
-    matters = live & (mean_abs > 0) & (share >= _MATTERS * share.max())
-    lost = -14 + common - np.log2(mean_abs, where=mean_abs > 0, out=np.full_like(mean_abs, np.inf))
+    matters = live & (mean_abs > 0) & (share >= half.eps / 2 * share.max())  # less is lost in rounding anyway
+    lost = half.least + common - np.log2(mean_abs, where=mean_abs > 0, out=np.full_like(mean_abs, np.inf))
     if not (lost[matters] >= _LOST_BITS).any():
         return None
     top = np.floor(np.log2(absmax * margin, where=live, out=np.zeros_like(absmax)))

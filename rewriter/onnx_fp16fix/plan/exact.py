@@ -1,4 +1,4 @@
-"""What must be exact: angles, positions, counts and indices that FP16's 11 bits cannot hold.
+"""What must be exact: angles, positions, counts and indices that FP16's 11 bits (BF16's 8) cannot hold.
 
 No exponent helps there. The operand, and the cheap arithmetic that builds it, stay in FP32: back to constants, graph
 inputs and integers, or to the first layer that computes features (which is as inexact in FP16 anyway).
@@ -10,10 +10,11 @@ import onnx_graphsurgeon as gs
 from onnx import TensorProto
 
 from onnx_fp16fix.graph import ViewNode
+from onnx_fp16fix.half import FloatType
 from onnx_fp16fix.operators import inp, out
 from onnx_fp16fix.plan.facts import Facts, NodeView
 
-__all__ = ["exact_nodes"]
+__all__ = ["exact_nodes", "summands"]
 
 _CHEAP = frozenset(
     """Add Sub Mul Div Neg Abs Min Max Clip Floor Ceil Round Mod Pow Exp Reciprocal Cast Identity Where Concat Split
@@ -23,12 +24,8 @@ _CHEAP = frozenset(
 """Element-wise and shape ops: cheap in FP32, and all that index arithmetic is made of."""
 _PRODUCTS = frozenset({"MatMul", "Einsum", "Gemm"})
 _INDEXING = frozenset({"Floor", "Ceil", "Round", "Mod"})
-_ANGLE = 8.0
-"""FP16 holds an angle of 8 to 2**-9; beyond, sine and cosine lose their third digit."""
-_INTEGER = 2048.0
-"""Largest range in which FP16 holds every integer."""
-_COUNTED = 64
-"""Elements a running FP16 sum may add before its rounding errors show."""
+_ANGLE = 2.0**-7
+"""Distance of neighbours at the largest angle (FP16: 8; BF16: 1); beyond, sine and cosine lose their third digit."""
 
 
 def exact_nodes(facts: Facts) -> dict[int, str]:
@@ -53,27 +50,40 @@ def _exact_operands(view: NodeView) -> list[gs.Tensor]:
 
 
 def _reason(view: NodeView, integers: set[int]) -> str | None:
-    node, facts = view.node, view.facts
+    node, facts, half = view.node, view.facts, view.facts.half
     if not view.has(inp(0)):
         return None
     absmax = view.absmax(inp(0))
     if node.op in ("Sin", "Cos", "Tan"):
-        return f"an angle of up to {absmax:.4g} needs more than FP16's 11 bits" if absmax > _ANGLE else None
+        return (
+            f"an angle of up to {absmax:.4g} needs more than {_bits(half)}"
+            if absmax > _ANGLE / half.eps
+            else None
+        )
     if node.op == "CumSum":
-        long = max(view.shape(inp(0)), default=0) > _COUNTED or view.absmax(out()) > _INTEGER
-        return "a running sum loses its increments in FP16" if long else None
+        long = max(view.shape(inp(0)), default=0) > summands(half) or view.absmax(out()) > half.integers
+        return f"a running sum loses its increments in {half.label}" if long else None
     if node.op == "GridSample":
         return (
-            "sampling positions need more than FP16's 11 bits"
+            f"sampling positions need more than {_bits(half)}"
             if max(view.shape(inp(0))[2:], default=0) > 1
             else None
         )
     indexing = node.op in _INDEXING or (node.op == "Cast" and not _is_float_cast(node))
     if indexing and (
-        absmax > _INTEGER or (id(node.inputs[0]) in integers and not facts.is_constant(node.inputs[0]))
+        absmax > half.integers or (id(node.inputs[0]) in integers and not facts.is_constant(node.inputs[0]))
     ):
         return "integer arithmetic must stay exact" if absmax > 1 else None
     return None
+
+
+def summands(half: FloatType) -> int:
+    """Elements a running sum may add before its rounding errors show: 64 in FP16, 8 in BF16."""
+    return int(half.integers) >> 5
+
+
+def _bits(half: FloatType) -> str:
+    return f"{half.label}'s {half.bits} bits"
 
 
 def _is_float_cast(node: ViewNode) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from onnx_fp16fix.operators import inp, out
+from onnx_fp16fix.operators import first_opset, inp, out
 from onnx_fp16fix.plan.plan import Slot
 from onnx_fp16fix.plan.problem import Problem
 
@@ -23,7 +23,10 @@ def reason_for_fp32(
     if index in problem.forced:
         return problem.forced[index]
     if not view.slots.fp16:
-        return f"{view.op} has no FP16 form"
+        half = problem.facts.half
+        since = first_opset(view.node.domain, view.op, half)
+        later = f" before opset {since}" if since is not None and since > view.opset else ""
+        return f"{view.op} has no {half.label} form{later}"
     facts = problem.facts
     for slot in range(view.count("out")):
         tensor = view.tensor(out(slot))
@@ -43,7 +46,7 @@ def reason_for_fp32(
         if (reason := _operand_reason(problem, index, slot, exponents, operands, muls)) is not None:
             return reason
     for inner in problem.relations[index].inner:
-        if inner.magnitude * facts.margin > 65504:
+        if inner.magnitude * facts.margin > facts.half.max:
             return f"{inner.what} reaches {inner.magnitude:.4g}"
     return "its neighbours are FP32: staying with them saves casts"
 

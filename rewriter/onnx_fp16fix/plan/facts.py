@@ -14,6 +14,7 @@ from onnx import TensorProto
 from onnx_fp16fix import fp16
 from onnx_fp16fix.calibrate.ranges import RangeTable, TensorRange, tensor_key
 from onnx_fp16fix.graph import ScopeView, ViewNode
+from onnx_fp16fix.half import FP16, FloatType
 from onnx_fp16fix.operators import FloatSlots, Operand, Relation, float_slots, relation_of
 
 __all__ = ["Facts", "NodeView"]
@@ -80,18 +81,20 @@ class NodeView:
 
 @dataclass
 class Facts:
-    """Ranges and types of one scope. ``margin`` multiplies calibrated maxima: samples are not bounds."""
+    """Ranges and types of one scope. ``margin`` multiplies calibrated maxima: samples are not bounds. ``half`` is the
+    16-bit type that the plan is for; "FP16" in names of the planner stands for it."""
 
     scope: ScopeView
     ranges: RangeTable
     margin: float = 2.0
+    half: FloatType = FP16
     _ranges: dict[int, TensorRange] = field(default_factory=dict)
     _constant: dict[int, bool] = field(default_factory=dict)
 
     def node_view(self, node: ViewNode) -> NodeView:
         """The node as the operators see it."""
         opset = self.scope.model.opset_of(node.domain)
-        slots = float_slots(node.domain, node.op, opset, len(node.inputs), len(node.outputs))
+        slots = float_slots(node.domain, node.op, opset, len(node.inputs), len(node.outputs), self.half)
         if self.scope.is_exit_cast(node):
             slots = FloatSlots(False, frozenset(), frozenset(), slots.either)
         return NodeView(node, self, slots, opset)
@@ -133,18 +136,26 @@ class Facts:
         sizes = tuple(dim if isinstance(dim, int) else 1 for dim in shape)
         return TensorRange(0.0, 0.0, shape=sizes)
 
+    def lowest_for(self, magnitude: float) -> int:
+        """Smallest exponent at which a magnitude other than 0 fits into FP16."""
+        return fp16.ceil_log2(magnitude / self.half.max)
+
     def lowest(self, tensor: gs.Tensor) -> int | None:
         """Smallest exponent at which the tensor fits into FP16; None if that is unknown or every one does."""
         entry = self.range(tensor)
         if not entry.absmax:
             return None
         factor = 1.0 if self.is_constant(tensor) else self.margin
-        return fp16.ceil_log2(entry.absmax * factor / fp16.MAX)
+        return self.lowest_for(entry.absmax * factor)
+
+    def highest_for(self, smallest: float) -> int:
+        """Largest exponent at which a magnitude other than 0 is still normal, so that it loses no bit."""
+        return fp16.floor_log2(smallest) - self.half.least
 
     def typical(self, tensor: gs.Tensor) -> int | None:
         """Largest exponent at which typical magnitudes stay normal, so that no bits are lost."""
         mean = self.range(tensor).mean_abs
-        return fp16.floor_log2(mean) + 14 if mean > 0 and math.isfinite(mean) else None
+        return self.highest_for(mean) if mean > 0 and math.isfinite(mean) else None
 
 
 def _constant_range(values: npt.NDArray[Any] | None) -> TensorRange:

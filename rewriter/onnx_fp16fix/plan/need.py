@@ -1,7 +1,7 @@
 """How small a value may matter: the magnitude down to which each tensor must stay accurate.
 
 A denominator, or what a logarithm or a square root reads, must be accurate relative to its smallest value. Storing it
-at exponent s rounds with an absolute error of 2**(s - 25) once values are subnormal. So the smallest value that
+at exponent s rounds with an absolute error of 2**(s - 25) in FP16 once values are subnormal. So the smallest value that
 matters is propagated backwards through the ops that build the operand: through a sum unchanged, through a square as
 its root, through a product with a constant divided by it.
 """
@@ -16,6 +16,7 @@ import onnx_graphsurgeon as gs
 
 from onnx_fp16fix import fp16
 from onnx_fp16fix.graph import ViewNode
+from onnx_fp16fix.half import FloatType
 from onnx_fp16fix.operators import inp, out
 from onnx_fp16fix.plan.facts import Facts
 
@@ -32,10 +33,8 @@ _GUARDED = frozenset({"Add", "Sum", "Max", "Clip"})
 """Ops by which a positive constant keeps a value away from zero."""
 _GUARD_BELOW = 2.0**-8
 """A constant that is larger is a summand in its own right."""
-_GUARD_BITS = 22
-"""A guard such as epsilon stays within 12.5 % of its value: at least four steps of the subnormal grid."""
-_LOST_BITS_AT = 14
-"""2**-14 is the smallest normal magnitude: at this distance no bit is lost."""
+_GUARD_STEPS = 4
+"""A guard such as epsilon stays within 12.5 % of its value: at least so many steps of the subnormal grid."""
 
 
 @dataclass(slots=True)
@@ -44,6 +43,7 @@ class Need:
     that must stay so whatever the data. ``guards``: exponents above which such a constant would vanish, by
     (node, slot). ``raised``: slots of constants that may grow to FP16's smallest value instead of vanishing."""
 
+    half: FloatType
     smallest: dict[int, float] = field(default_factory=dict)
     raised: set[tuple[int, int]] = field(default_factory=set)
     floors: dict[int, float] = field(default_factory=dict)
@@ -55,17 +55,21 @@ class Need:
     def highest_guard(self, tensor: gs.Tensor) -> int | None:
         """Largest exponent at which the tensor's lower bound does not vanish; None if it has none."""
         value = self.guarded.get(id(tensor))
-        return None if value is None else fp16.floor_log2(value) + _GUARD_BITS
+        return None if value is None else self.highest_held(value)
+
+    def highest_held(self, guard: float) -> int:
+        """Largest exponent at which a guard of this size does not vanish."""
+        return fp16.floor_log2(guard) - fp16.floor_log2(_GUARD_STEPS * self.half.tiny)
 
     def highest(self, tensor: gs.Tensor) -> int | None:
         """Largest exponent at which the tensor loses no bit that matters; None if small values do not matter."""
         value = self.smallest.get(id(tensor))
-        return None if value is None else fp16.floor_log2(value) + _LOST_BITS_AT
+        return None if value is None else fp16.floor_log2(value) - self.half.least
 
 
 def needs(facts: Facts) -> Need:
     """Needs of all tensors of the scope, from calibrated smallest magnitudes; nodes in reverse file order."""
-    need = Need()
+    need = Need(facts.half)
     _find_raised(need, facts)
     for node in reversed(facts.scope.nodes):
         view = facts.node_view(node)
@@ -164,7 +168,7 @@ def _propagate(node: ViewNode, need: Need, facts: Facts) -> None:
                 and node.op in _GUARDED
                 and facts.range(tensor).minimum > 0
             ):
-                need.guards[(node.index, slot)] = fp16.floor_log2(own) + _GUARD_BITS
+                need.guards[(node.index, slot)] = need.highest_held(own)
         elif own < math.inf:
             # an element is zero (exact), or at least ``own``: then relative accuracy is all it takes
             _lower(need, tensor, max(value, own))

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from onnx_fp16fix.calibrate.ranges import RangeTable
 from onnx_fp16fix.graph import ScopeView
+from onnx_fp16fix.half import FP16, FloatType
 from onnx_fp16fix.model import ScopePath
 from onnx_fp16fix.operators import flops
 from onnx_fp16fix.plan.bodies import executions, kept_whole, long_sums
@@ -50,6 +51,7 @@ def make_plan(
     time_limit: float | None = None,
     fp16: Collection[int] = (),
     max_fp32_flops: float | None = None,
+    half: FloatType = FP16,
 ) -> Plan:
     """Plan the main graph and the bodies of If, Loop and Scan inside it.
 
@@ -58,10 +60,11 @@ def make_plan(
     ``bodies``: the same as ``fp32`` for the nodes of bodies. A node of ``fp32`` that has bodies keeps these in FP32
     as a whole. ``time_limit``: seconds for the solver, per scope; None lets it grow with the program. ``fp16``: nodes
     that are not to become FP32; where no plan does without, they do. ``max_fp32_flops``: share of the FLOPs of each
-    scope that FP32 is to have at most; a plan with more is better than none. A graph without risk gives an empty plan
+    scope that FP32 is to have at most; a plan with more is better than none. ``half``: the 16-bit type, here called
+    FP16 whichever it is. A graph without risk gives an empty plan
     apart from nodes that cannot run in FP16 at all.
     """
-    facts = Facts(scope, ranges, margin)
+    facts = Facts(scope, ranges, margin, half)
     settings = _Settings(only, prices or Prices(), time_limit, max_fp32_flops)
     plan = _plan_scope(facts, fp32, settings, fp16)
     if not scope.bodies:
@@ -70,7 +73,7 @@ def make_plan(
     runs: dict[ScopePath, float] = {}
     whole: dict[tuple[ScopePath, int], str] = {(scope.path, node): why for node, why in (fp32 or {}).items()}
     for body in scope.inside():
-        inner = Facts(body, ranges, margin)
+        inner = Facts(body, ranges, margin, half)
         wished = (bodies or {}).get(body.path, {})
         whole |= {(body.path, node): why for node, why in wished.items()}
         kept = kept_whole(inner, whole)

@@ -8,7 +8,6 @@ from typing import Literal
 
 import numpy as np
 
-from onnx_fp16fix import fp16
 from onnx_fp16fix.operators import Operand, Relation, inp, out
 from onnx_fp16fix.plan.facts import Facts, NodeView
 from onnx_fp16fix.plan.need import Need
@@ -50,7 +49,7 @@ def find_risks(
             if risk is not None:
                 risks.append(risk)
         for inner in relation.inner:
-            if inner.magnitude * facts.margin > fp16.MAX:
+            if inner.magnitude * facts.margin > facts.half.max:
                 message = f"{inner.what} reaches {inner.magnitude:.4g}"
                 risks.append(
                     Risk(
@@ -67,38 +66,37 @@ def _half_operands(view: NodeView) -> Iterator[Operand]:
 
 
 def _operand_risk(facts: Facts, view: NodeView, need: Need, operand: Operand) -> Risk | None:
-    tensor, index = view.tensor(operand), view.node.index
+    tensor, index, half = view.tensor(operand), view.node.index, facts.half
     if tensor is None:
         return None
     entry, name = facts.range(tensor), str(tensor.name)
     what = f"'{name}'" if not facts.is_constant(tensor) else f"the constant '{name}'"
     if (facts.lowest(tensor) or 0) > 0:
-        message = f"{what} reaches {entry.absmax:.4g}; FP16 ends at {fp16.MAX:.0f}"
+        message = f"{what} reaches {entry.absmax:.4g}; {half.label} ends at {half.max:.6g}"
         return Risk("overflow", index, name, message, {"absmax": entry.absmax})
     slot = (index, operand[1])
     if operand[0] == "in" and slot in need.raised:
-        if fp16.to_float16(np.float64(entry.absmax)) > 0:
+        if half.encode(np.array(entry.absmax)):
             return None
-        message = f"{what} = {entry.absmax:.4g} guards a denominator and rounds to zero in FP16"
+        message = f"{what} = {entry.absmax:.4g} guards a denominator and rounds to zero in {half.label}"
         return Risk("underflow", index, name, message, {"value": entry.absmax})
     guard = need.guards.get(slot) if operand[0] == "in" else None
     if guard is not None and guard < 0:
-        message = f"{what} = {entry.absmax:.4g} guards against zero and rounds to zero in FP16"
+        message = f"{what} = {entry.absmax:.4g} guards against zero and rounds to zero in {half.label}"
         return Risk("underflow", index, name, message, {"value": entry.absmax})
     bound = need.highest_guard(tensor)
     if bound is not None and bound < 0:
         smallest = need.guarded[id(tensor)]
-        message = f"{what} may be as small as {smallest:.4g}, which is zero in FP16"
+        message = f"{what} may be as small as {smallest:.4g}, which is zero in {half.label}"
         return Risk("underflow", index, name, message, {"smallest": smallest})
+    lost = f"{half.label} loses bits below {half.min_normal:.2g}"
     highest = need.highest(tensor)
     if highest is not None and highest < -_TOLERATED:
         smallest = need.smallest[id(tensor)]
-        message = (
-            f"{what} must be accurate down to {smallest:.4g}; FP16 loses bits below {fp16.MIN_NORMAL:.2g}"
-        )
+        message = f"{what} must be accurate down to {smallest:.4g}; {lost}"
         return Risk("underflow", index, name, message, {"smallest": smallest})
     typical = facts.typical(tensor)
     if typical is not None and typical < -_TOLERATED and guard is None:
-        message = f"{what} has a typical magnitude of {entry.mean_abs:.4g}; FP16 loses bits below {fp16.MIN_NORMAL:.2g}"
+        message = f"{what} has a typical magnitude of {entry.mean_abs:.4g}; {lost}"
         return Risk("underflow", index, name, message, {"typical": entry.mean_abs})
     return None

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import onnx_graphsurgeon as gs
 
-from onnx_fp16fix import fp16
 from onnx_fp16fix.plan.problem import LIMIT, ZERO, Problem, operands_of
 from onnx_fp16fix.plan.program import Terms, combine
 from onnx_fp16fix.plan.tolerate import passes_overflow
@@ -24,14 +23,10 @@ def relation_rows(problem: Problem, index: int) -> None:
         if operand not in movable:
             program.row(problem.operand(index, operand), 0, 0)
     for inner in relation.inner:
-        lowest = _lowest_inner(inner.magnitude, problem.facts.margin)
-        if lowest is not None:
+        if inner.magnitude > 0:
+            lowest = problem.facts.lowest_for(inner.magnitude * problem.facts.margin)
             exponent = problem.operand(index, inner.operand)
             _at_least(problem, exponent, inner.coefficient, lowest, problem.precision(index))
-
-
-def _lowest_inner(magnitude: float, margin: float) -> int | None:
-    return fp16.ceil_log2(magnitude * margin / fp16.MAX) if magnitude > 0 else None
 
 
 def _at_least(problem: Problem, exponent: Terms, weight: int, lowest: int, escape: Terms) -> None:

@@ -11,24 +11,20 @@ no test: ONNX Runtime computes most FP16 ops there in FP32 and drops its own cas
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
 
 import onnx
 import onnx.inliner
 from onnx import TensorProto
 
 from onnx_fp16fix.calibrate.shapes import tensor_types
+from onnx_fp16fix.half import HALF_TYPES, Half
 from onnx_fp16fix.model.infer import infer_types
 from onnx_fp16fix.model.model import Model, ScopePath
 from onnx_fp16fix.simulate.kernels import Mode, kernels_of
 from onnx_fp16fix.simulate.scope import Rounder
 
 __all__ = ["Half", "rounded_graph", "rounded_model"]
-
-Half = Literal["fp16", "bf16"]
-_HALF: Mapping[Half, int] = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
 
 
 def rounded_graph(
@@ -66,7 +62,7 @@ def rounded_model(
         proto = onnx.inliner.inline_local_functions(proto)
     model = Model(proto)
     types, ranks = _types(model, base_dir)
-    rounder = Rounder(model, types, ranks, _HALF[half] if assume_fp16 else 0, kernels_of(mode))
+    rounder = Rounder(model, types, ranks, HALF_TYPES[half].elem_type if assume_fp16 else 0, kernels_of(mode))
     rounded = onnx.ModelProto(ir_version=proto.ir_version)
     rounded.opset_import.extend(proto.opset_import)
     if not model.opset:

@@ -12,8 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from onnx import TensorProto
-
 from onnx_fp16fix.calibrate import Dataset
 from onnx_fp16fix.document import (
     Fp32Check,
@@ -25,12 +23,12 @@ from onnx_fp16fix.document import (
     WorstTensor,
 )
 from onnx_fp16fix.errors import ModelError, Problem, UsageError
+from onnx_fp16fix.half import BF16, FP16, HALF_TYPES, FloatType, Half
 from onnx_fp16fix.model import Model, save_model
 from onnx_fp16fix.progress import Progress, Silent
 from onnx_fp16fix.runtime import open_session
 from onnx_fp16fix.simulate import (
     Fp32Report,
-    Half,
     Mode,
     SimulationReport,
     compare_fp32,
@@ -38,7 +36,7 @@ from onnx_fp16fix.simulate import (
 )
 from onnx_fp16fix.verify.backends import tensorrt
 
-__all__ = ["Tolerances", "Verified", "simulation_check", "verify_models"]
+__all__ = ["Tolerances", "Verified", "simulation_check", "usual_tolerance", "verify_models"]
 
 TensorRTMode = Literal["auto", "off", "require"]
 _SILENT = Silent()
@@ -55,13 +53,19 @@ _NO_KERNEL = (
 
 @dataclass(frozen=True, slots=True)
 class Tolerances:
-    """Largest relative L2 error of an output: ``fp16`` of the simulated result, ``fp32`` of the rewritten FP32 model.
+    """Largest relative L2 error of an output: ``fp16`` of the simulated result, of whichever 16-bit type (None: see
+    ``usual_tolerance``), ``fp32`` of the rewritten FP32 model.
 
     The FP32 default admits what other summation orders do; exact plans come out identical.
     """
 
-    fp16: float = 1e-2
+    fp16: float | None = None
     fp32: float = 1e-5
+
+
+def usual_tolerance(half: FloatType) -> float:
+    """What an output may be off by where the user says nothing: 1e-2 in FP16, in BF16 as many steps of its own."""
+    return 1e-2 * half.eps / FP16.eps
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +105,8 @@ def verify_models(
     TensorRT is required and missing, or when a typed ``after`` is to be taken as another type.
     """
     limits, verdict = tolerances or Tolerances(), _Verdict()
-    typed = _is_typed(after)
+    found = _half_of(after)
+    typed, half = found is not None, found or HALF_TYPES[as_type or "fp16"]
     if typed and as_type is not None:
         hint = "its types say what it is; --as is for FP32 models"
         raise UsageError(Problem("USAGE-AS", "the second model is FP16 or BF16 already", hint=hint))
@@ -110,16 +115,14 @@ def verify_models(
     fp32 = _fp32(before, fp32_after, data, limits, verdict, progress) if fp32_after is not None else None
     if fp32 is None:
         verdict.not_checked.append("fp32: the model is typed and its FP32 form is not at hand")
-    report = simulation or _simulate(
-        before, after, data, exponents, typed, kernels, as_type or "fp16", progress
-    )
+    report = simulation or _simulate(before, after, data, exponents, typed, kernels, half.name, progress)
     if typed or as_type is not None:
-        _judge(report, limits.fp16, verdict)
+        _judge(report, usual_tolerance(half) if limits.fp16 is None else limits.fp16, verdict)
     ort = _onnxruntime(after, data, verdict)
     trt = _tensorrt(before, after, data, typed, tensorrt_mode, verdict, progress)
     entry = VerificationEntry(
         fp32=fp32,
-        fp16_sim=simulation_check(report),
+        fp16_sim=simulation_check(report, half.name),
         onnxruntime=ort,
         tensorrt=trt,
         not_checked=verdict.not_checked,
@@ -129,14 +132,13 @@ def verify_models(
     return Verified(entry, report)
 
 
-def _is_typed(model: Model) -> bool:
+def _half_of(model: Model) -> FloatType | None:
+    """The 16-bit type that the model is typed in, the coarser one where it has both; None for an FP32 model."""
     graph = model.proto.graph
-    if any(tensor.data_type in (TensorProto.FLOAT16, TensorProto.BFLOAT16) for tensor in graph.initializer):
-        return True
-    targets = (a.i for n in graph.node if n.op_type == "Cast" for a in n.attribute if a.name == "to")
-    if any(target in (TensorProto.FLOAT16, TensorProto.BFLOAT16) for target in targets):
-        return True
-    return any(info.type.tensor_type.elem_type == TensorProto.FLOAT16 for info in graph.input)
+    found = {tensor.data_type for tensor in graph.initializer}
+    found.update(a.i for n in graph.node if n.op_type == "Cast" for a in n.attribute if a.name == "to")
+    found.update(info.type.tensor_type.elem_type for info in graph.input)
+    return next((half for half in (BF16, FP16) if half.elem_type in found), None)
 
 
 def _finite(value: float) -> float | None:
@@ -204,10 +206,11 @@ def _judge(report: SimulationReport, limit: float, verdict: _Verdict) -> None:
         verdict.failures.append(f"output '{error.name}' {found}")
 
 
-def simulation_check(report: SimulationReport) -> SimulationCheck:
+def simulation_check(report: SimulationReport, half: Half = "fp16") -> SimulationCheck:
     """The document's section about a simulation; numbers that are not finite become null."""
     worst = report.worst
     return SimulationCheck(
+        type=half,
         outputs=[
             OutputError(
                 name=e.name, rel_l2=_finite(e.rel_l2), max_abs=_finite(e.max_abs), nonfinite=e.nonfinite

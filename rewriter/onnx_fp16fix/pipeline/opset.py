@@ -1,0 +1,39 @@
+"""What the opset of a model lets a 16-bit type do: it stays what it is, so a form that came later is out of reach."""
+
+from __future__ import annotations
+
+from onnx import TensorProto
+
+from onnx_fp16fix.errors import Problem, UsageError
+from onnx_fp16fix.graph import ScopeView
+from onnx_fp16fix.half import FloatType
+from onnx_fp16fix.model import Model
+from onnx_fp16fix.operators import first_opset, float_slots
+
+__all__ = ["late_forms", "refuse_old_opset"]
+
+
+def refuse_old_opset(model: Model, half: FloatType) -> None:
+    """Raise UsageError (USAGE-OPSET) where not even a Cast knows the type."""
+    if not float_slots("", "Cast", model.opset, 1, 1, half).fp16:
+        since = first_opset("", "Cast", half)
+        found = f"{half.label} begins with opset {since}, and this model has opset {model.opset}"
+        hint = f"export it with a newer opset, or convert it: onnx.version_converter.convert_version(model, {since})"
+        raise UsageError(
+            Problem("USAGE-OPSET", found, file=str(model.path) if model.path else None, hint=hint)
+        )
+
+
+def late_forms(scope: ScopeView, half: FloatType) -> str | None:
+    """A sentence about nodes that stay FP32 because the model's opset is too old for them; None if there are none."""
+    late: dict[str, int] = {}
+    for node in scope.nodes:
+        if not any(scope.dtype(tensor.name) == TensorProto.FLOAT for tensor in node.outputs):
+            continue
+        since = first_opset(node.domain, node.op, half)
+        if since is not None and since > scope.model.opset_of(node.domain):
+            late[node.op] = since
+    if not late:
+        return None
+    ops = ", ".join(f"{op} (opset {since})" for op, since in sorted(late.items()))
+    return f"opset {scope.model.opset} has no {half.label} form of {ops}: these nodes stay in FP32"
