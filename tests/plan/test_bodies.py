@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -10,65 +9,10 @@ import onnx
 from onnx import TensorProto
 
 import onnx_fp16fix
-from onnx_fp16fix.calibrate import calibrate, open_data
-from onnx_fp16fix.emit import Converted, Rescaled, convert, rescale
-from onnx_fp16fix.graph import build_view
-from onnx_fp16fix.model import infer_types, wrap_model
+from body_chain import FALSE, RNG, TRUE, W, X, broken, chain, computed
 from onnx_fp16fix.model.model import Model
-from onnx_fp16fix.plan import Plan, make_plan
-from onnx_fp16fix.plan.facts import Facts
 from onnx_fp16fix.runtime import open_session
-from onnx_fp16fix.simulate import compare_simulated
 from onnx_text import model
-
-RNG = np.random.default_rng(5)
-X = (RNG.standard_normal((4, 8)) * 3).astype(np.float32)
-W = (RNG.standard_normal((8, 8)) / 3).astype(np.float32)
-TRUE, FALSE = np.array(True), np.array(False)
-
-
-def chain(
-    proto: onnx.ModelProto, *feeds: Mapping[str, np.ndarray], error: float = 4e-3
-) -> tuple[Plan, Rescaled, Converted]:
-    """All stages, checked: FP32 bits kept, valid types, right in simulated FP16."""
-    data = open_data(list(feeds), proto)
-    scope = build_view(wrap_model(proto)).main
-    ranges = calibrate(proto, data)
-    plan = make_plan(scope, ranges)
-    rescaled = rescale(scope, Facts(scope, ranges), plan)
-    made = convert(
-        build_view(rescaled.model).main, rescaled.fp32_nodes, guards=rescaled.raised, bodies=rescaled.bodies
-    )
-    for result in (rescaled.model.proto, made.model.proto):
-        onnx.checker.check_model(result, full_check=True)
-        onnx.shape_inference.infer_shapes(result, strict_mode=True)
-        open_session(result, optimize=True)
-        assert (result.graph.input, result.graph.output) == (proto.graph.input, proto.graph.output)
-    for feed in feeds:
-        expected, actual = (open_session(m).run(dict(feed)) for m in (proto, rescaled.model.proto))
-        for name, value in expected.items():
-            assert value.tobytes() == actual[name].tobytes(), name
-    report = compare_simulated(proto, made.model.proto, data)
-    assert report.output_rel_l2 < error
-    return plan, rescaled, made
-
-
-def broken(proto: onnx.ModelProto, *feeds: Mapping[str, np.ndarray]) -> bool:
-    """Whether plain FP16 gets the outputs wrong."""
-    report = compare_simulated(proto, proto, open_data(list(feeds), proto), assume_fp16=True)
-    return not report.output_rel_l2 < 1e-2
-
-
-def computed(proto: onnx.ModelProto, *ops: str) -> set[int]:
-    """Element types that the nodes of these ops make inside bodies; Muls that scale at a border left out."""
-    types = infer_types(wrap_model(proto))
-    return {
-        types.get(scope.path, node.output[0]).elem_type
-        for scope in Model(proto).scopes()
-        for node in scope.graph.node
-        if scope.path and node.op_type in ops and "/fp16fix/" not in node.name
-    }
-
 
 HALF, FLOAT = {TensorProto.FLOAT16}, {TensorProto.FLOAT}
 
@@ -220,7 +164,7 @@ def test_constants_of_a_body_are_scaled_and_typed_there() -> None:
     assert broken(proto, feed)
     _, _, made = chain(proto, feed)
     assert computed(made.model.proto, "Mul", "Constant") == HALF
-    body = made.model.proto.graph.node[0].attribute[0].g
+    body = next(node for node in made.model.proto.graph.node if node.op_type == "Loop").attribute[0].g
     assert [tensor.data_type for tensor in body.initializer] == [TensorProto.FLOAT16]
 
 

@@ -17,7 +17,7 @@ import onnx
 import onnx_graphsurgeon as gs
 from onnx import TensorProto, helper, numpy_helper
 
-from onnx_fp16fix.graph import ConstantTensor, ScopeView, ViewNode
+from onnx_fp16fix.graph import ConstantTensor, ScopeView, ViewNode, border_slots
 from onnx_fp16fix.half import FP16, FloatType
 from onnx_fp16fix.model import Model, Names, Patch, ScopePath, apply_patches
 from onnx_fp16fix.model.tensors import read_tensor
@@ -48,6 +48,7 @@ class _Shared:
     names: Names
     promised: frozenset[int]
     guards: frozenset[str]
+    borders: Mapping[ScopePath, Collection[str]]
     casts: int = 0
     overflowed: list[str] = field(default_factory=list)
     raised: list[str] = field(default_factory=list)
@@ -78,6 +79,8 @@ class _State:
     """FP16 copies of constants by tensor."""
     kept: set[int] = field(default_factory=set)
     """Constants that are also needed as they are."""
+    handed: dict[int, tuple[gs.Tensor, str]] = field(default_factory=dict)
+    """Constants that a body hands out in FP16, with the name of a copy as they are."""
 
     def owner(self, tensor: gs.Tensor) -> _State:
         """The scope, this or an outer one, that the tensor belongs to."""
@@ -95,18 +98,20 @@ def convert(
     half_io: bool = False,
     guards: frozenset[str] = frozenset(),
     bodies: Mapping[ScopePath, Collection[int]] | None = None,
+    half_borders: Mapping[ScopePath, Collection[str]] | None = None,
 ) -> Converted:
     """Type the main graph and the bodies inside it.
 
     ``fp32``: indices of nodes that compute in FP32; all others run in ``half`` where their schema admits it. Opset,
     names, order and shapes of inputs and outputs stay; their types too unless ``half_io``. ``guards``: constants that
     keep denominators from zero; they become at least the type's smallest value. ``bodies``: the FP32 nodes of each
-    body that may run in FP16; bodies not named stay as they are.
+    body that may run in FP16; bodies not named stay as they are. ``half_borders``: inputs and outputs of bodies that
+    become FP16; what they are one value with (``graph.borders``) must be named in all bodies of a node, or in none.
     """
     scopes = [scope, *scope.inside()]
     outputs = (view.tensor(name) for view in scopes for name in view.outputs)
     promised = frozenset(id(tensor) for tensor in outputs if tensor is not None)
-    shared = _Shared(half, Names(scope.model), promised, guards)
+    shared = _Shared(half, Names(scope.model), promised, guards, half_borders or {})
     states: dict[ScopePath, _State] = {}
     for view in scopes:
         whole = view is scope
@@ -139,6 +144,10 @@ def _choose_slots(state: _State, fp32: Collection[int] | None) -> None:
         found = float_slots(
             node.domain, node.op, opset, len(node.inputs), len(node.outputs), state.shared.half
         )
+        if node.index in scope.bodies:
+            found = FloatSlots(True, *border_slots(scope, node, state.shared.borders))
+            state.slots.append(found)
+            continue
         if found.either:
             state.either[node.index] = found.either
         stays = (
@@ -184,6 +193,7 @@ def _classify(state: _State) -> None:
         if _is_float(state, tensor) and _promised_half(state, tensor):
             state.half.add(id(tensor))
             _retype_border(state, name)
+    _hand_out(state)
     for node in scope.nodes:
         for slot, tensor in enumerate(node.outputs):
             if not _is_float(state, tensor) or _is_constant(state, tensor):
@@ -200,8 +210,21 @@ def _classify(state: _State) -> None:
                     state.stored[id(tensor)] = state.shared.names.fresh(f"{tensor.name}/fp16fix/{suffix}")
 
 
+def _hand_out(state: _State) -> None:
+    """Constants that a body hands out in FP16 keep their name in that type."""
+    for name in state.scope.outputs if state.scope.path in state.shared.borders else ():
+        tensor = state.scope.tensors.get(name)
+        if tensor is None or not (_is_float(state, tensor) and _is_constant(state, tensor)):
+            continue
+        if _promised_half(state, tensor):
+            state.handed[id(tensor)] = tensor, state.shared.names.fresh(f"{name}/fp16fix/float32")
+            _retype_border(state, name)
+
+
 def _promised_half(state: _State, tensor: gs.Tensor) -> bool:
     """Whether the name belongs to an FP16 value outside."""
+    if state.scope.path in state.shared.borders:
+        return tensor.name in state.shared.borders[state.scope.path]
     return state.half_io and (tensor.name in state.scope.outputs or state.scope.producer(tensor) is None)
 
 
@@ -211,7 +234,7 @@ def _retype_border(state: _State, name: str) -> None:
     for info in (*graph.input, *graph.output):
         if info.name == name:
             state.patch.border[name] = _as_half(state, info)
-    for tensor in graph.initializer:
+    for tensor in graph.initializer if name in state.scope.inputs else ():
         if tensor.name == name:  # the default of an input
             values = read_tensor(tensor, state.scope.model.base_dir)
             state.patch.replaced_initializers[name] = _to_half(state, name, values, name)
@@ -283,6 +306,8 @@ def _add_cast(state: _State, source: str, result: str, to: int, index: int) -> N
 def _constant_operand(state: _State, tensor: gs.Tensor, *, half: bool) -> str:
     if not half:
         state.kept.add(id(tensor))
+        return state.handed[id(tensor)][1] if id(tensor) in state.handed else str(tensor.name)
+    if id(tensor) in state.handed:
         return str(tensor.name)
     if id(tensor) not in state.constants:
         name = state.shared.names.fresh(f"{tensor.name}/fp16fix/{state.shared.half.suffix}")
@@ -292,17 +317,22 @@ def _constant_operand(state: _State, tensor: gs.Tensor, *, half: bool) -> str:
 
 def _finish_constants(state: _State) -> None:
     """A constant used in FP16 alone keeps its name; one used in both types exists twice."""
-    for key, (tensor, fresh) in state.constants.items():
+    for key, (tensor, fresh) in {**state.constants, **state.handed}.items():
         both = key in state.kept or key in state.shared.promised
         producer = state.scope.producer(tensor)
         values = state.scope.constant(tensor)
         assert values is not None
+        if key in state.handed:
+            if key in state.kept:
+                state.patch.initializers.append(numpy_helper.from_array(values, fresh))
+            both = False
         name = fresh if both else tensor.name
         half = _to_half(state, tensor.name, values, name)
         if both:
             state.patch.initializers.append(half)
             continue
-        state.shared.rename[fresh] = tensor.name
+        if key not in state.handed:
+            state.shared.rename[fresh] = tensor.name
         _update_value_info(state, tensor)
         if producer is not None:
             state.patch.replaced[producer.index] = _constant_node(producer, half)

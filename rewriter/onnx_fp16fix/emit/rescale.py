@@ -11,17 +11,17 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import onnx
-import onnx_graphsurgeon as gs
 from onnx import helper, numpy_helper
 
 from onnx_fp16fix import fp16
 from onnx_fp16fix.calibrate.ranges import tensor_key
+from onnx_fp16fix.emit.edit import Edit, half_borders
 from onnx_fp16fix.emit.scaled import scale_constants
 from onnx_fp16fix.graph import ScopeView, ViewNode
 from onnx_fp16fix.half import FloatType
 from onnx_fp16fix.model import Model, Names, Patch, ScopePath, apply_patches
 from onnx_fp16fix.model.model import GraphLike
-from onnx_fp16fix.operators import AttributeScale, inp, out
+from onnx_fp16fix.operators import AttributeScale
 from onnx_fp16fix.plan import Plan
 from onnx_fp16fix.plan.facts import Facts
 from onnx_fp16fix.plan.plan import Slot
@@ -41,25 +41,8 @@ class Rescaled:
     raised: frozenset[str]
     inserted_muls: int
     bodies: Mapping[ScopePath, frozenset[int]] = field(default_factory=dict)
-
-
-@dataclass
-class _Edit:
-    scope: ScopeView
-    plan: Plan
-    facts: Facts
-    names: Names
-    patch: Patch
-    inputs: dict[Slot, str] = field(default_factory=dict)
-    """New tensor names of operands."""
-    made: dict[tuple[str, int, bool], str] = field(default_factory=dict)
-    """Scaled tensors by (name, shift, FP32)."""
-    fp32_outputs: set[str] = field(default_factory=set)
-    """Outputs of inserted Muls that run in FP32."""
-    renamed: dict[str, str] = field(default_factory=dict)
-    factors: dict[int, str] = field(default_factory=dict)
-    """Constants 2**-shift by shift."""
-    muls: int = 0
+    half_borders: Mapping[ScopePath, frozenset[str]] = field(default_factory=dict)
+    """Inputs and outputs of bodies that are FP16, by name."""
 
 
 def rescale(scope: ScopeView, facts: Facts, plan: Plan) -> Rescaled:
@@ -67,12 +50,13 @@ def rescale(scope: ScopeView, facts: Facts, plan: Plan) -> Rescaled:
     scopes, names = [scope, *scope.inside()], Names(scope.model)
     patches = {view.path: Patch(view.path) for view in scopes}
     constants = scale_constants(scopes, plan, patches, names)
-    edits = []
+    half, by_path = half_borders(scope, plan), dict[ScopePath, Edit]()
     for view in scopes:
-        part = plan if view is scope else plan.bodies.get(view.path, Plan())
+        part = plan if view is scope else plan.bodies.get(view.path, Plan(whole=True))
         own = facts if view is scope else Facts(view, facts.ranges, facts.margin, facts.half)
-        edits.append(_Edit(view, part, own, names, patches[view.path]))
-    by_path = {edit.scope.path: edit for edit in edits}
+        outer = None if view is scope or view.parent is None else by_path[view.parent.path]
+        by_path[view.path] = Edit(view, part, own, names, patches[view.path], outer, half)
+    edits = list(by_path.values())
     for (path, slot), name in constants.items():
         by_path[path].inputs[slot] = name
     for edit in edits:
@@ -89,10 +73,11 @@ def rescale(scope: ScopeView, facts: Facts, plan: Plan) -> Rescaled:
         frozenset(name for edit in edits for name in _raised(edit)),
         sum(edit.muls for edit in edits),
         {after[path].path: fp32[after[path].path] for path in plan.bodies},
+        {after[path].path: names for path, names in half.items()},
     )
 
 
-def _edit_scope(edit: _Edit) -> None:
+def _edit_scope(edit: Edit) -> None:
     _rename_results(edit)
     _scale_entries(edit)
     for slot in sorted(edit.plan.muls):
@@ -102,17 +87,17 @@ def _edit_scope(edit: _Edit) -> None:
             _rewrite_node(edit, node)
 
 
-def _new_exponents(edit: _Edit) -> Iterator[tuple[str, int]]:
+def _new_exponents(edit: Edit) -> Iterator[tuple[str, int]]:
     for name, exponent in edit.plan.exponents.items():
         yield tensor_key(edit.scope.path, edit.renamed.get(name, name)), exponent
 
 
-def _raised(edit: _Edit) -> Iterator[str]:
+def _raised(edit: Edit) -> Iterator[str]:
     for index, slot in edit.plan.raised:
         yield edit.inputs.get((index, slot), edit.scope.nodes[index].inputs[slot].name)
 
 
-def _rename_results(edit: _Edit) -> None:
+def _rename_results(edit: Edit) -> None:
     """A scaled tensor whose true value leaves the graph: the true value keeps the name, the scaled one gets another."""
     for name, shift in edit.plan.results.items():
         tensor = edit.scope.tensor(name)
@@ -121,28 +106,33 @@ def _rename_results(edit: _Edit) -> None:
         assert producer is not None
         scaled = edit.names.fresh(f"{name}/fp16fix/scaled")
         edit.renamed[name] = scaled
-        _insert(edit, producer.index + 1, scaled, name, shift, fp32=True)
+        # the output of a body may leave it in FP16; the true value that an output or a whole body needs is FP32
+        half = name in edit.half.get(edit.scope.path, ()) and edit.made_half(tensor)
+        half = half and _is_normal(edit.facts.half, -shift)
+        _insert(edit, producer.index + 1, scaled, name, shift, fp32=not half)
 
 
-def _scale_entries(edit: _Edit) -> None:
+def _scale_entries(edit: Edit) -> None:
     for name, shift in edit.plan.entries.items():
         scaled = edit.renamed[name] = edit.names.fresh(f"{name}/fp16fix/scaled")
         _insert(edit, 0, name, scaled, shift, fp32=True)
 
 
-def _insert_mul(edit: _Edit, slot: Slot) -> None:
+def _insert_mul(edit: Edit, slot: Slot) -> None:
+    """In the scope that the operand belongs to: a body need not repeat it."""
     index, position = slot
     node, shift = edit.scope.nodes[index], edit.plan.muls[slot]
     tensor = node.inputs[position]
-    source = edit.renamed.get(tensor.name, tensor.name)
-    fp32 = _is_fp32(edit, tensor, slot) or not _is_normal(edit.facts.half, -shift)
+    owner, source = edit.owner(tensor), edit.name_of(tensor)
+    # between an FP32 and an FP16 side it runs in FP32: there it neither overflows nor rounds
+    normal = _is_normal(edit.facts.half, -shift)
+    fp32 = not (owner.made_half(tensor) and edit.read_half(node, position) and normal)
     key = (source, shift, fp32)
-    if key not in edit.made:
-        edit.made[key] = edit.names.fresh(f"{tensor.name}/fp16fix/shifted")
-        producer = edit.scope.producer(tensor)
-        index = 0 if producer is None else producer.index + 1
-        _insert(edit, index, source, edit.made[key], shift, fp32)
-    edit.inputs[slot] = edit.made[key]
+    if key not in owner.made:
+        owner.made[key] = owner.names.fresh(f"{tensor.name}/fp16fix/shifted")
+        producer = owner.scope.producer(tensor)
+        _insert(owner, 0 if producer is None else producer.index + 1, source, owner.made[key], shift, fp32)
+    edit.inputs[slot] = owner.made[key]
 
 
 def _is_normal(half: FloatType, exponent: int) -> bool:
@@ -150,19 +140,7 @@ def _is_normal(half: FloatType, exponent: int) -> bool:
     return half.least <= exponent <= fp16.floor_log2(half.max)
 
 
-def _is_fp32(edit: _Edit, tensor: gs.Tensor, slot: Slot) -> bool:
-    """A Mul between an FP32 and an FP16 side runs in FP32: there it neither overflows nor rounds."""
-    index, position = slot
-    reader = edit.facts.node_view(edit.scope.nodes[index])
-    producer = edit.scope.producer(tensor)
-    if producer is None or index in edit.plan.fp32 or not reader.is_half(inp(position)):
-        return True
-    maker = edit.facts.node_view(producer)
-    place = producer.output_slot(tensor)
-    return producer.index in edit.plan.fp32 or not maker.is_half(out(place))
-
-
-def _insert(edit: _Edit, index: int, source: str, result: str, shift: int, fp32: bool) -> None:
+def _insert(edit: Edit, index: int, source: str, result: str, shift: int, fp32: bool) -> None:
     """Multiply ``source`` by 2**-shift before node ``index``."""
     if shift not in edit.factors:
         factor = edit.factors[shift] = edit.names.fresh(f"fp16fix/two_to_{-shift}")
@@ -174,11 +152,10 @@ def _insert(edit: _Edit, index: int, source: str, result: str, shift: int, fp32:
     edit.muls += 1
 
 
-def _rewrite_node(edit: _Edit, node: ViewNode) -> None:
+def _rewrite_node(edit: Edit, node: ViewNode) -> None:
     view = edit.facts.node_view(node)
     inputs = [
-        edit.inputs.get((node.index, slot), edit.renamed.get(name, name))
-        for slot, name in enumerate(node.proto.input)
+        edit.inputs.get((node.index, slot), edit.name_of(tensor)) for slot, tensor in enumerate(node.inputs)
     ]
     outputs = [edit.renamed.get(name, name) for name in node.proto.output]
     attributes: dict[str, float] = {}
@@ -202,14 +179,12 @@ def _rewrite_node(edit: _Edit, node: ViewNode) -> None:
     edit.patch.replaced[node.index] = copy
 
 
-def _exponent(edit: _Edit, node: ViewNode, scale: AttributeScale) -> int:
+def _exponent(edit: Edit, node: ViewNode, scale: AttributeScale) -> int:
     kind, position = scale.operand
     tensors = node.inputs if kind == "in" else node.outputs
     if position >= len(tensors):
         return 0
-    slot = (node.index, position)
-    name = tensors[position].name
-    stored = edit.plan.exponents.get(name, edit.plan.entries.get(name, 0))
+    slot, stored = (node.index, position), edit.exponent_of(tensors[position])
     if kind == "out":
         return stored
     return edit.plan.operands.get(slot, stored + edit.plan.muls.get(slot, 0))
@@ -223,7 +198,7 @@ def _set_float(node: onnx.NodeProto, name: str, value: float) -> None:
     node.attribute.append(helper.make_attribute(name, value))
 
 
-def _fp32_indices(edit: _Edit, graph: GraphLike) -> frozenset[int]:
+def _fp32_indices(edit: Edit, graph: GraphLike) -> frozenset[int]:
     """Where the FP32 nodes of the plan and the FP32 Muls are in the new node list."""
     outputs = set(edit.fp32_outputs)
     for index in edit.plan.fp32:

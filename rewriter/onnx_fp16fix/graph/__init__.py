@@ -1,5 +1,16 @@
 """The graphsurgeon view: nodes and tensors over the proto, for matching and planning. Nothing here changes a model."""
 
+from onnx_fp16fix.graph.borders import Border, body_values, border_slots, borders
 from onnx_fp16fix.graph.view import ConstantTensor, GraphView, ScopeView, ViewNode, build_view
 
-__all__ = ["ConstantTensor", "GraphView", "ScopeView", "ViewNode", "build_view"]
+__all__ = [
+    "Border",
+    "ConstantTensor",
+    "GraphView",
+    "ScopeView",
+    "ViewNode",
+    "body_values",
+    "border_slots",
+    "borders",
+    "build_view",
+]

@@ -136,6 +136,8 @@ def _plan_out(plan: Plan, scope: ScopeView) -> dict[str, Any]:
         "flops": plan.flops,
         "fp32_flops_share": plan.fp32_flops_share,
         "lost_bits": dict(plan.lost_bits),
+        "float_borders": dict(plan.float_borders),
+        "whole": plan.whole,
     }  # fmt: skip
     inside = {body.path: body for body in scope.inside()}
     document["bodies"] = [
@@ -160,6 +162,8 @@ def _plan_in(entry: Mapping[str, Any]) -> Plan:
         flops=entry.get("flops", 0.0),
         fp32_flops_share=entry["fp32_flops_share"],
         lost_bits=entry["lost_bits"],
+        float_borders=entry.get("float_borders", {}),
+        whole=entry.get("whole", False),
         bodies={tuple(item["scope"]): _plan_in(item) for item in entry.get("bodies", ())},
     )
 

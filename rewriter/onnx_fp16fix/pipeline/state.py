@@ -8,7 +8,7 @@ from typing import Literal
 
 from onnx_fp16fix.calibrate import RangeTable
 from onnx_fp16fix.document import Finding
-from onnx_fp16fix.emit import convert, rescale, share_constants
+from onnx_fp16fix.emit import convert, half_borders, rescale, share_constants
 from onnx_fp16fix.graph import GraphView, ScopeView, build_view
 from onnx_fp16fix.half import BF16, FP16, FloatType
 from onnx_fp16fix.model import Model, ScopePath
@@ -95,6 +95,7 @@ def emit(run: Run, state: State, precision: Precision, io: Io) -> Emitted:
     bodies: Mapping[ScopePath, Collection[int]] = {
         path: body.fp32.keys() for path, body in plan.bodies.items()
     }
+    borders: Mapping[ScopePath, Collection[str]] = half_borders(state.scope, plan)
     guards = frozenset(
         state.view.scopes[path].nodes[index].inputs[slot].name
         for path, part in plan.scopes()
@@ -106,11 +107,12 @@ def emit(run: Run, state: State, precision: Precision, io: Io) -> Emitted:
             rescaled = rescale(state.scope, state.facts, plan)
             fp32_model, fp32_nodes, muls = rescaled.model, rescaled.fp32_nodes, rescaled.inserted_muls
             exponents, guards, bodies = dict(rescaled.exponents), rescaled.raised, rescaled.bodies
+            borders = rescaled.half_borders
         result = fp32_model
         if precision != "fp32":
             converted = convert(
-                build_view(fp32_model).main, fp32_nodes,
-                half=state.half_type, half_io=io != "fp32", guards=guards, bodies=bodies,
+                build_view(fp32_model).main, fp32_nodes, half=state.half_type, half_io=io != "fp32",
+                guards=guards, bodies=bodies, half_borders=borders,
             )  # fmt: skip
             result, casts = share_constants(converted.model), converted.casts
             findings = constant_findings(converted, state.half_type)

@@ -6,12 +6,15 @@ from collections.abc import Mapping
 
 import onnx_graphsurgeon as gs
 
+from onnx_fp16fix.calibrate.ranges import RangeTable
 from onnx_fp16fix.graph import ScopeView, ViewNode
+from onnx_fp16fix.half import FloatType
 from onnx_fp16fix.model import ScopePath
 from onnx_fp16fix.plan.exact import summands
-from onnx_fp16fix.plan.facts import Facts
+from onnx_fp16fix.plan.facts import BORDER, Facts
+from onnx_fp16fix.plan.joint import JointFacts, join
 
-__all__ = ["carried", "executions", "kept_whole", "long_sums"]
+__all__ = ["joined", "long_sums"]
 
 _PLANNED = frozenset({"If", "Loop", "Scan"})
 _SUMS = frozenset({"Add", "Sub", "Sum"})
@@ -44,6 +47,8 @@ def kept_whole(facts: Facts, fp32: Mapping[tuple[ScopePath, int], str]) -> str |
     assert scope.parent is not None
     if (why := fp32.get((scope.parent.path, around.index))) is not None:
         return why
+    if any(name not in scope.tensors for name in scope.outputs):
+        return "it hands out a value of the graph around it"
     makes = any(facts.is_float(tensor) and not facts.is_constant(tensor) for tensor in _made(scope))
     if makes and not executions(facts):
         return "it did not run in calibration, so its ranges are not known"
@@ -54,49 +59,60 @@ def _made(scope: ScopeView) -> list[gs.Tensor]:
     return [tensor for node in scope.nodes for tensor in node.outputs if not tensor.is_empty()]
 
 
-def carried(scope: ScopeView) -> list[tuple[int, int]]:
-    """What a body hands to its next run: positions of (input, output)."""
-    around = holder(scope)
-    if around is None or around.domain:
-        return []
-    if around.op == "Loop":
-        return [(2 + state, 1 + state) for state in range(len(scope.inputs) - 2)]
-    if around.op == "Scan":
-        return [(state, state) for state in range(len(scope.inputs) - around.attrs["num_scan_inputs"])]
-    return []
+def joined(
+    scope: ScopeView,
+    ranges: RangeTable,
+    margin: float,
+    fp32: Mapping[tuple[ScopePath, int], str],
+    half: FloatType,
+) -> JointFacts:
+    """The main graph and its bodies as one scope; ``fp32``: nodes to keep in FP32, with what is inside them."""
+    stays = dict(fp32)
+    whole: dict[ScopePath, str] = {}
+    per_sample: dict[ScopePath, float] = {}
+    for body in scope.inside():
+        facts = Facts(body, ranges, margin, half)
+        kept = kept_whole(facts, stays)
+        if kept is not None:
+            whole[body.path] = kept
+            stays |= {(body.path, node.index): kept for node in body.nodes}
+        per_sample[body.path] = executions(facts) / max(1, ranges.samples)
+    return join(Facts(scope, ranges, margin, half), whole, per_sample)
 
 
-def long_sums(facts: Facts) -> dict[int, str]:
-    """Nodes that add to a carried value in each of many iterations, with the reason to keep them in FP32: in FP16 the
-    sum loses what is added."""
-    scope = facts.scope
-    pairs = carried(scope)
-    if not pairs or scope.parent is None:
-        return {}
-    outer = Facts(scope.parent, facts.ranges, facts.margin, facts.half)
-    started = facts.ranges.samples if scope.parent.parent is None else executions(outer)
-    iterations = executions(facts) / max(1.0, started)
-    if iterations <= summands(facts.half):
-        return {}
+def long_sums(facts: JointFacts) -> dict[int, str]:
+    """Nodes that add to a carried value in each of many iterations, and the border that carries it, with the reason
+    to keep them in FP32: in FP16 the sum loses what is added."""
+    joint = facts.joint
     found, label = dict[int, str](), facts.half.label
-    for entry, result in pairs:
-        nodes = _on_the_way(scope, scope.inputs[entry], scope.outputs[result])
-        if any(node.op in _SUMS for node in nodes):
-            name = scope.inputs[entry]
-            why = f"'{name}' is a sum over {iterations:.0f} iterations, which loses its increments in {label}"
-            found.update((node.index, why) for node in nodes)
+    for index, crossing in joint.crossings.items():
+        if not crossing.border.entries or not crossing.border.exits:
+            continue
+        body = crossing.border.entries[0][0]
+        started = max(1.0, facts.runs(index))
+        iterations = facts.per_sample[body.path] / started
+        if iterations <= summands(facts.half):
+            continue
+        for (_, entry), (_, result) in zip(crossing.border.entries, crossing.border.exits, strict=False):
+            name = body.inputs[entry]
+            nodes = _on_the_way(joint, id(body.tensors[name]), id(body.tensors[body.outputs[result]]), index)
+            if any(node.op in _SUMS for node in nodes):
+                why = f"'{name}' is a sum over {iterations:.0f} iterations, which loses its increments in {label}"
+                found.update((node.index, why) for node in nodes)
+                found[index] = why
     return found
 
 
-def _on_the_way(scope: ScopeView, entry: str, result: str) -> list[ViewNode]:
-    """Sums and moves through which a carried input becomes the output; nodes in file order, visited twice."""
-    reached = {id(scope.tensors[entry])}
+def _on_the_way(scope: ScopeView, entry: int, result: int, before: int) -> list[ViewNode]:
+    """Sums and moves through which a carried input becomes the output, nodes visited twice in order."""
+    reached = {entry}
     onward = []
-    for node in scope.nodes:
-        if node.op in _PASSES and not node.domain and any(id(tensor) in reached for tensor in node.inputs):
+    for node in scope.nodes[:before]:
+        passes = node.domain == BORDER or (node.op in _PASSES and not node.domain)
+        if passes and any(id(tensor) in reached for tensor in node.inputs):
             reached.update(id(tensor) for tensor in node.outputs)
             onward.append(node)
-    needed = {id(scope.tensor(result))}
+    needed = {result}
     nodes = []
     for node in reversed(onward):
         if any(id(tensor) in needed for tensor in node.outputs):

@@ -68,7 +68,7 @@ def build_problem(
 
 
 def _limit_flops(problem: Problem, share: float) -> None:
-    counts = [flops(view) for view in problem.views]
+    counts = [flops(view) * problem.facts.runs(index) for index, view in enumerate(problem.views)]
     total = sum(counts)
     if total:
         fp32 = combine(

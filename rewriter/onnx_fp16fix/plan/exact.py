@@ -12,7 +12,7 @@ from onnx import TensorProto
 from onnx_fp16fix.graph import ViewNode
 from onnx_fp16fix.half import FloatType
 from onnx_fp16fix.operators import inp, out
-from onnx_fp16fix.plan.facts import Facts, NodeView
+from onnx_fp16fix.plan.facts import BORDER, Facts, NodeView
 
 __all__ = ["exact_nodes", "summands"]
 
@@ -113,9 +113,13 @@ def _close(tensor: gs.Tensor, facts: Facts, integers: set[int], forced: dict[int
     stack = [tensor]
     while stack:
         node = facts.scope.producer(stack.pop())
-        if node is None or node.index in forced or node.domain:
+        if node is None or node.index in forced or node.domain not in ("", BORDER):
             continue
-        passes = node.op in _CHEAP or (node.op in _PRODUCTS and id(node.outputs[0]) in integers)
+        passes = (
+            node.domain == BORDER
+            or node.op in _CHEAP
+            or (node.op in _PRODUCTS and id(node.outputs[0]) in integers)
+        )
         if not passes or facts.is_constant(node.outputs[0]):
             continue
         forced[node.index] = f"builds an exact operand: {reason}"

@@ -33,14 +33,14 @@ def reason_for_fp32(
         if tensor is None or not view.has(out(slot)):
             continue
         lowest = facts.lowest(tensor)
-        if lowest is not None and lowest > exponents.get(tensor.name, 0):
+        if lowest is not None and lowest > exponents.get(facts.key(tensor), 0):
             return f"its output '{tensor.name}' reaches {facts.range(tensor).absmax:.4g}"
         highest = problem.need.highest(tensor)
-        if highest is not None and highest < exponents.get(tensor.name, 0):
+        if highest is not None and highest < exponents.get(facts.key(tensor), 0):
             smallest = problem.need.smallest[id(tensor)]
             return f"its output '{tensor.name}' must stay accurate down to {smallest:.4g}"
         guard = problem.need.highest_guard(tensor)
-        if guard is not None and guard < exponents.get(tensor.name, 0):
+        if guard is not None and guard < exponents.get(facts.key(tensor), 0):
             return f"its output '{tensor.name}' may be as small as {problem.need.guarded[id(tensor)]:.4g}"
     for slot in range(view.count("in")):
         if (reason := _operand_reason(problem, index, slot, exponents, operands, muls)) is not None:
@@ -63,7 +63,7 @@ def _operand_reason(
     tensor = view.tensor(inp(slot))
     if tensor is None or not view.has(inp(slot)):
         return None
-    exponent = operands.get((index, slot), exponents.get(tensor.name, 0) + muls.get((index, slot), 0))
+    exponent = operands.get((index, slot), exponents.get(facts.key(tensor), 0) + muls.get((index, slot), 0))
     guard = problem.need.guards.get((index, slot))
     if guard is not None and guard < exponent:
         return f"the constant {facts.range(tensor).absmax:.4g} that guards against zero would vanish"

@@ -17,7 +17,10 @@ from onnx_fp16fix.graph import ScopeView, ViewNode
 from onnx_fp16fix.half import FP16, FloatType
 from onnx_fp16fix.operators import FloatSlots, Operand, Relation, float_slots, relation_of
 
-__all__ = ["Facts", "NodeView"]
+__all__ = ["BORDER", "Facts", "NodeView"]
+
+BORDER = "fp16fix.border"
+"""Domain of the nodes that stand for what crosses the border of a body; see ``joint``."""
 
 _BLOCK = 1 << 22
 """Elements of a constant looked at in one go, so that mapped weights pass through memory block by block."""
@@ -127,12 +130,26 @@ class Facts:
                 self._ranges[key] = self._measured(tensor)
         return self._ranges[key]
 
+    def key(self, tensor: gs.Tensor) -> str:
+        """What plans call the tensor."""
+        return str(tensor.name)
+
+    def runs(self, index: int) -> float:
+        """How often the node runs per sample."""
+        return 1.0
+
+    def repeats(self, tensor: gs.Tensor) -> float:
+        """How often the tensor is made per sample, at least 1: a Cast or Mul of it runs as often."""
+        return 1.0
+
     def _measured(self, tensor: gs.Tensor) -> TensorRange:
-        owner = self.scope.owner(tensor.name)
-        measured = self.ranges.get(tensor_key(owner.path if owner is not None else (), tensor.name))
+        return self._measured_in(self.scope.owner(tensor.name) or self.scope, tensor)
+
+    def _measured_in(self, owner: ScopeView, tensor: gs.Tensor) -> TensorRange:
+        measured = self.ranges.get(tensor_key(owner.path, tensor.name))
         if measured is not None:
             return measured
-        shape = self.scope.shape(tensor.name) or ()
+        shape = owner.shape(tensor.name) or ()
         sizes = tuple(dim if isinstance(dim, int) else 1 for dim in shape)
         return TensorRange(0.0, 0.0, shape=sizes)
 

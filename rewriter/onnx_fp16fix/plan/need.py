@@ -18,7 +18,7 @@ from onnx_fp16fix import fp16
 from onnx_fp16fix.graph import ViewNode
 from onnx_fp16fix.half import FloatType
 from onnx_fp16fix.operators import inp, out
-from onnx_fp16fix.plan.facts import Facts
+from onnx_fp16fix.plan.facts import BORDER, Facts
 
 __all__ = ["Need", "needs"]
 
@@ -68,16 +68,19 @@ class Need:
 
 
 def needs(facts: Facts) -> Need:
-    """Needs of all tensors of the scope, from calibrated smallest magnitudes; nodes in reverse file order."""
+    """Needs of all tensors of the scope, from calibrated smallest magnitudes; nodes in reverse order."""
     need = Need(facts.half)
     _find_raised(need, facts)
-    for node in reversed(facts.scope.nodes):
+    # what a loop hands back to its body is known after one pass
+    passes = 2 if any(node.domain == BORDER for node in facts.scope.nodes) else 1
+    for node in (node for _ in range(passes) for node in reversed(facts.scope.nodes)):
         view = facts.node_view(node)
         for slot in facts.relation(view).sensitive:
             if view.has(inp(slot)):
                 _lower(need, node.inputs[slot], _smallest(need, facts, node.inputs[slot]))
-        if view.has(out()) and id(node.outputs[0]) in need.smallest:
-            _propagate(node, need, facts)
+        values = [need.smallest[id(tensor)] for tensor in node.outputs if id(tensor) in need.smallest]
+        if values:
+            _propagate(node, min(values), need, facts)
     _follow_guards(need, facts)
     return need
 
@@ -152,11 +155,10 @@ def _lower(need: Need, tensor: gs.Tensor, value: float) -> None:
         need.smallest[id(tensor)] = min(value, need.smallest.get(id(tensor), math.inf))
 
 
-def _propagate(node: ViewNode, need: Need, facts: Facts) -> None:
-    value = need.smallest[id(node.outputs[0])]
+def _propagate(node: ViewNode, value: float, need: Need, facts: Facts) -> None:
     if node.op in _FACTORS:
         value = _FACTORS[node.op](node, value, facts)
-    elif node.op not in _SAME:
+    elif node.op not in _SAME and node.domain != BORDER:
         return
     for slot, tensor in enumerate(node.inputs):
         if tensor.is_empty() or not facts.is_float(tensor):

@@ -21,9 +21,10 @@ class Plan:
     ``exponents``: per tensor name, exponents other than 0. ``operands``: exponents of constant operands other than 0,
     by slot. ``entries``: graph inputs that one Mul by ``2**-s`` scales for all their readers. ``muls``: explicit
     multiplications by ``2**-d`` of an operand, by slot (d is added to the tensor's exponent).
-    ``results``: the same for a tensor whose true value leaves the graph or is read by a body.
+    ``results``: the same for a tensor whose name stands for another exponent: 0 where it leaves the graph or a body
+    that stays as it is reads it, that of the border where it is the output of a body.
     ``fp32``: nodes that compute in FP32, with the reason; ``muls_why``: the reason of each Mul. ``bodies``: the plans
-    of all bodies inside, by scope. A scope's inputs and outputs, and what it reads from outside, have exponent 0.
+    of all bodies inside, by scope; they read outer tensors as the scopes around them store those.
     """
 
     exponents: Mapping[str, int] = field(default_factory=dict)
@@ -37,6 +38,10 @@ class Plan:
     muls_why: Mapping[Slot, str] = field(default_factory=dict)
     lost_bits: Mapping[str, int] = field(default_factory=dict)
     bodies: Mapping[ScopePath, Plan] = field(default_factory=dict)
+    float_borders: Mapping[str, str] = field(default_factory=dict)
+    """Inputs and outputs of a body that cross its border in FP32, with the reason; all others do in FP16."""
+    whole: bool = False
+    """Whether a body stays as it is, in FP32 and at exponent 0."""
     flops: float = 0.0
     """Of one run, bodies included."""
     fp32_flops_share: float = 0.0

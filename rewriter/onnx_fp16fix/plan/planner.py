@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
@@ -14,7 +14,7 @@ from onnx_fp16fix.graph import ScopeView
 from onnx_fp16fix.half import FP16, FloatType
 from onnx_fp16fix.model import ScopePath
 from onnx_fp16fix.operators import flops
-from onnx_fp16fix.plan.bodies import executions, kept_whole, long_sums
+from onnx_fp16fix.plan.bodies import joined, long_sums
 from onnx_fp16fix.plan.build import build_problem
 from onnx_fp16fix.plan.exact import exact_nodes
 from onnx_fp16fix.plan.explain import reason_for_fp32, reason_for_mul
@@ -25,6 +25,7 @@ from onnx_fp16fix.plan.prices import Prices
 from onnx_fp16fix.plan.problem import Problem, operands_of
 from onnx_fp16fix.plan.region import region
 from onnx_fp16fix.plan.risk import Risk, find_risks
+from onnx_fp16fix.plan.split import split
 
 __all__ = ["make_plan"]
 
@@ -50,55 +51,36 @@ def make_plan(
     prices: Prices | None = None,
     time_limit: float | None = None,
     fp16: Collection[int] = (),
+    fp16_bodies: Mapping[ScopePath, Collection[int]] | None = None,
     max_fp32_flops: float | None = None,
     half: FloatType = FP16,
 ) -> Plan:
-    """Plan the main graph and the bodies of If, Loop and Scan inside it.
+    """Plan the main graph and the bodies of If, Loop and Scan inside it, in one program.
 
     ``margin``: factor between calibrated maxima and what FP16 must hold. ``fp32``: nodes to keep in FP32 with the
     reason (islands asked for by rules). ``only``: tensors whose risk counts (the rules' ``rescale``); None = all.
     ``bodies``: the same as ``fp32`` for the nodes of bodies. A node of ``fp32`` that has bodies keeps these in FP32
-    as a whole. ``time_limit``: seconds for the solver, per scope; None lets it grow with the program. ``fp16``: nodes
-    that are not to become FP32; where no plan does without, they do. ``max_fp32_flops``: share of the FLOPs of each
-    scope that FP32 is to have at most; a plan with more is better than none. ``half``: the 16-bit type, here called
-    FP16 whichever it is. A graph without risk gives an empty plan
-    apart from nodes that cannot run in FP16 at all.
+    as a whole. ``time_limit``: seconds for the solver; None lets it grow with the program. ``fp16``: nodes that are
+    not to become FP32; where no plan does without, they do; ``fp16_bodies``: the same for the nodes of bodies.
+    ``max_fp32_flops``: share of all FLOPs that FP32 is to have at most; a plan with more is better than none.
+    ``half``: the 16-bit type, here called FP16 whichever it is. A graph without risk gives an empty plan apart from
+    nodes that cannot run in FP16 at all.
     """
-    facts = Facts(scope, ranges, margin, half)
     settings = _Settings(only, prices or Prices(), time_limit, max_fp32_flops)
-    plan = _plan_scope(facts, fp32, settings, fp16)
     if not scope.bodies:
-        return plan
-    plans: dict[ScopePath, Plan] = {}
-    runs: dict[ScopePath, float] = {}
-    whole: dict[tuple[ScopePath, int], str] = {(scope.path, node): why for node, why in (fp32 or {}).items()}
-    for body in scope.inside():
-        inner = Facts(body, ranges, margin, half)
-        wished = (bodies or {}).get(body.path, {})
-        whole |= {(body.path, node): why for node, why in wished.items()}
-        kept = kept_whole(inner, whole)
-        forced = {**long_sums(inner), **wished} if only is None else wished
-        if kept is None:
-            plans[body.path] = _plan_scope(inner, forced, settings)
-        else:
-            whole |= {(body.path, node.index): kept for node in body.nodes}
-            plans[body.path] = _whole_fp32(inner, kept)
-        runs[body.path] = executions(inner) / max(1, ranges.samples)
-    return _together(plan, plans, runs)
-
-
-def _together(plan: Plan, bodies: Mapping[ScopePath, Plan], runs: Mapping[ScopePath, float]) -> Plan:
-    parts = [(plan, 1.0), *((body, runs[path]) for path, body in bodies.items())]
-    flops = sum(part.flops * times for part, times in parts)
-    fp32_flops = sum(part.flops * part.fp32_flops_share * times for part, times in parts)
-    return replace(
-        plan,
-        bodies=bodies,
-        flops=flops,
-        fp32_flops_share=fp32_flops / flops if flops else 0.0,
-        cost=sum(part.cost * max(1.0, times) for part, times in parts),
-        optimal=all(part.optimal for part, _ in parts),
-    )
+        return _plan_scope(Facts(scope, ranges, margin, half), fp32, settings, fp16)
+    places = {(scope.path, node): why for node, why in (fp32 or {}).items()}
+    places |= {(path, node): why for path, nodes in (bodies or {}).items() for node, why in nodes.items()}
+    facts = joined(scope, ranges, margin, places, half)
+    indices = facts.joint.indices
+    wished = {indices[place]: why for place, why in places.items() if place in indices}
+    forced = {**long_sums(facts), **wished} if only is None else wished
+    chosen = {indices[scope.path, node] for node in fp16}
+    chosen |= {
+        indices[path, n] for path, nodes in (fp16_bodies or {}).items() for n in nodes if (path, n) in indices
+    }
+    views = [facts.node_view(node) for node in facts.scope.nodes]
+    return split(scope, facts, views, _plan_scope(facts, forced, settings, chosen))
 
 
 def _plan_scope(
@@ -143,9 +125,9 @@ def _read(problem: Problem, values: npt.NDArray[np.float64], risks: tuple[Risk, 
     for key, variable in problem.exponent.items():
         if values[variable]:
             made = scope.producer(tensors[key]) is not None
-            (exponents if made else entries)[tensors[key].name] = int(values[variable])
+            (exponents if made else entries)[problem.facts.key(tensors[key])] = int(values[variable])
     results = {
-        tensors[key].name: int(values[variable])
+        problem.facts.key(tensors[key]): int(values[variable])
         for key, variable in problem.result.items()
         if values[variable]
     }
@@ -161,7 +143,7 @@ def _read(problem: Problem, values: npt.NDArray[np.float64], risks: tuple[Risk, 
         index: reason_for_fp32(problem, index, {**entries, **exponents}, operands, muls)
         for index in sorted(fp32)
     }
-    total, share = _flops(problem.views, reasons)
+    total, share = _flops(problem, reasons)
     return Plan(
         exponents=exponents,
         entries=entries,
@@ -183,10 +165,12 @@ def _lost_bits(problem: Problem, exponents: Mapping[str, int]) -> dict[str, int]
     lost = {}
     for node in problem.facts.scope.nodes:
         for tensor in node.outputs:
-            exponent = exponents.get(tensor.name, 0)
+            if tensor.is_empty():
+                continue
+            exponent = exponents.get(problem.facts.key(tensor), 0)
             typical = problem.facts.typical(tensor) if exponent else None
             if typical is not None and exponent > typical:
-                lost[tensor.name] = exponent - typical
+                lost[problem.facts.key(tensor)] = exponent - typical
     return lost
 
 
@@ -196,19 +180,11 @@ def _only_holds_bodies(problem: Problem, view: NodeView) -> bool:
     return index in problem.facts.scope.bodies and index not in problem.forced
 
 
-def _flops(views: Sequence[NodeView], fp32: Collection[int]) -> tuple[float, float]:
-    """FLOPs of one run of the scope, bodies left out, and the FP32 nodes' share of them."""
-    counts = [flops(view) for view in views]
+def _flops(problem: Problem, fp32: Collection[int]) -> tuple[float, float]:
+    """FLOPs of one run of the scope, and the FP32 nodes' share of them."""
+    counts = [flops(view) * problem.facts.runs(index) for index, view in enumerate(problem.views)]
     total = sum(counts)
     return total, sum(counts[index] for index in fp32) / total if total else 0.0
-
-
-def _whole_fp32(facts: Facts, why: str) -> Plan:
-    """The plan of a body that stays as it is."""
-    views = [facts.node_view(node) for node in facts.scope.nodes]
-    fp32 = {view.node.index: why for view in views if operands_of(view)}
-    total, share = _flops(views, fp32)
-    return Plan(fp32=fp32, flops=total, fp32_flops_share=share)
 
 
 def _all_fp32(problem: Problem, risks: tuple[Risk, ...]) -> Plan:
@@ -216,5 +192,5 @@ def _all_fp32(problem: Problem, risks: tuple[Risk, ...]) -> Plan:
     why = "no plan was found within the time limit: kept in FP32 to be safe"
     fp32 = dict.fromkeys(problem.nodes, why)
     fp32 |= {v.node.index: why for v in problem.views if problem.is_fp32(v.node.index) and operands_of(v)}
-    total, share = _flops(problem.views, fp32)
+    total, share = _flops(problem, fp32)
     return Plan(fp32=fp32, flops=total, fp32_flops_share=share, cost=float("inf"), risks=risks, optimal=False)

@@ -120,7 +120,7 @@ def _cast_rows(problem: Problem, tensor: gs.Tensor, made: Terms) -> None:
     program, scope = problem.program, problem.facts.scope
     if scope.producer(tensor) is None:
         return
-    price = problem.prices.cast(problem.facts.range(tensor).numel)
+    price = problem.prices.cast(problem.facts.range(tensor).numel) * problem.facts.repeats(tensor)
     reads = [problem.read((node.index, slot)) for node, slot in scope.consumers(tensor)]
     if all(read == made for read in reads):
         return

@@ -6,7 +6,7 @@ from __future__ import annotations
 import onnx_graphsurgeon as gs
 
 from onnx_fp16fix.operators import Operand, flops, inp, out, shape
-from onnx_fp16fix.plan.facts import NodeView
+from onnx_fp16fix.plan.facts import BORDER, NodeView
 from onnx_fp16fix.plan.problem import LIMIT, Problem, operands_of
 
 __all__ = ["largest_exponent", "node_variables", "tensor_variables"]
@@ -46,7 +46,10 @@ def node_variables(problem: Problem, index: int, prone: bool) -> None:
     elif prone:
         numel = sum(view.numel(operand) for operand in operands_of(view))
         problem.fp32[index] = program.variable(
-            0, 1, prices.fp32(numel, flops(view), _moves_data(view)), integer=True
+            0,
+            1,
+            prices.fp32(numel, flops(view), _moves_data(view)) * max(1.0, problem.facts.runs(index)),
+            integer=True,
         )
     movable = problem.relations[index].operands()
     for operand in operands_of(view):
@@ -106,6 +109,7 @@ def _moves_data(view: NodeView) -> bool:
     return (
         view.op in shape.OPS
         or view.op in ("Identity", "Cast")
+        or view.node.domain == BORDER
         or not any(o[0] == "out" for o in operands_of(view))
     )
 
@@ -137,7 +141,8 @@ def _shift_variable(problem: Problem, tensor: gs.Tensor, numel: int) -> int:
     least, most = _range(problem, tensor)
     bound = most - least
     variable = program.variable(-bound, bound, integer=True)
-    used = program.variable(0, 1, problem.prices.mul(numel), integer=True)
+    price = problem.prices.mul(numel) * problem.facts.repeats(tensor)
+    used = program.variable(0, 1, price, integer=True)
     program.row({variable: 1, used: -bound}, upper=0)
     program.row({variable: 1, used: bound}, lower=0)
     return variable
