@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
+from onnx_fp16fix.calibrate import exponents, statistics
 from onnx_fp16fix.calibrate.ranges import RangeTable, TensorRange, tensor_key
 from onnx_fp16fix.calibrate.statistics import measure_array
 from onnx_fp16fix.errors import DataError
@@ -42,9 +43,13 @@ def test_an_empty_table_is_neutral(values):
     assert table.merge(RangeTable({}, 0)) == table
 
 
-@given(SAMPLES)
-def test_every_number_is_what_it_says(samples):
-    entry = table_of(samples).get("x")
+@given(SAMPLES, st.booleans())
+def test_every_number_is_what_it_says(samples, histogram):
+    check_numbers(table_of(samples, histogram).get("x"), samples, histogram)
+
+
+def check_numbers(entry, samples, histogram):
+    """Compare with the same numbers taken the plain way."""
     flat = np.concatenate([values.reshape(-1) for values in samples])
     finite = flat[np.isfinite(flat)].astype(np.float64)
     magnitude = np.abs(finite)
@@ -63,7 +68,8 @@ def test_every_number_is_what_it_says(samples):
     assert (entry.beyond_2048, entry.integers) == (large.size, np.count_nonzero(large == np.trunc(large)))
     assert entry.mean_abs == pytest.approx(magnitude.mean() if finite.size else 0.0, rel=1e-5)
     exponents = np.maximum(np.frexp(nonzero)[1] - 1, -127)
-    assert entry.histogram == {int(e): int(np.sum(exponents == e)) for e in np.unique(exponents)}
+    counts = {int(e): int(np.sum(exponents == e)) for e in np.unique(exponents)}
+    assert entry.histogram == (counts if histogram else None)
 
 
 @given(SAMPLES)
@@ -91,15 +97,30 @@ def test_other_float_types(dtype):
     assert sum(entry.histogram.values()) == 4
 
 
-def test_large_arrays_go_block_by_block(monkeypatch):
-    from onnx_fp16fix.calibrate import statistics
-
-    values = np.random.default_rng(0).standard_normal((100, 100)).astype(np.float32)
-    whole = measure_array(values, histogram=True)
-    monkeypatch.setattr(statistics, "_BLOCK", 64)
-    parts = measure_array(values, histogram=True)
-    assert parts.mean_abs == pytest.approx(whole.mean_abs, rel=1e-6)
-    assert (parts.histogram, parts.smallest, parts.count) == (whole.histogram, whole.smallest, whole.count)
+@pytest.mark.parametrize("histogram", [False, True])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda x: x,
+        lambda x: np.maximum(x, 0),
+        lambda x: -np.maximum(x, 0),
+        lambda x: np.abs(x) + 1,
+        lambda x: x * 5000,
+        lambda x: x * 700,
+        lambda x: x * np.float32(1e-42),
+        lambda x: np.where(x < 1, x, np.float32(np.nan)),
+    ],
+    ids=["any sign", "not negative", "not positive", "positive", "large", "few large", "tiny", "with NaN"],
+)
+def test_large_arrays_go_block_by_block(monkeypatch, change, histogram):
+    monkeypatch.setattr(statistics, "_BLOCK", 600)
+    monkeypatch.setattr(statistics, "_ROW", 64)
+    for name, size in (("_SPAN", 2001), ("_BLOCK", 700), ("_FEW", 100)):
+        monkeypatch.setattr(exponents, name, size)
+    values = change(np.random.default_rng(0).standard_normal((99, 101), dtype=np.float32))
+    entry = measure_array(values, histogram=histogram)
+    check_numbers(entry, [values], histogram)
+    assert entry.shape == (99, 101)
 
 
 def test_means_are_exact_however_far_apart():
