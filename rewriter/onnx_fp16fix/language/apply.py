@@ -117,7 +117,7 @@ class _Site:
         facts = MatchFacts(
             match, self.facts.matcher, self.facts.ranges, self.facts.variables, self.facts.target
         )
-        facts.lets, facts.sizes, facts.fixed = self.facts.lets, self.facts.sizes, self.facts.fixed
+        facts.lets, facts.sizes = self.facts.lets, self.facts.sizes
         return evaluate(expr, facts)
 
 

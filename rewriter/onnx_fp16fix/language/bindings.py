@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -14,7 +14,7 @@ from onnx_fp16fix.language.terms import Use
 __all__ = ["Binding", "Match", "State"]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)  # never changed; frozen would cost time
 class Binding:
     """What a name stands for.
 
@@ -28,6 +28,10 @@ class Binding:
     power: float = 1.0
     sign: float = 1.0
     inner: bool = False
+
+    def used_at(self, uses: tuple[Use, ...]) -> Binding:
+        """With further uses."""
+        return Binding(self.tensor, (*self.uses, *uses), self.value, self.power, self.sign, self.inner)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -65,12 +69,16 @@ class State(NamedTuple):
 
     def bind(self, name: str, binding: Binding) -> State:
         """With one name more, or with another binding of it."""
-        return self._replace(bindings={**self.bindings, name: binding})
+        bindings = {**self.bindings, name: binding}
+        return State(bindings, self.nodes, self.rest, self.rest_kind, self.others, self.depth)
 
-    def inside(self, nodes: tuple[int, ...] | frozenset[int]) -> State:
+    def inside(self, nodes: Collection[int]) -> State:
         """With these nodes inside."""
-        return self._replace(nodes=self.nodes.union(nodes)) if nodes else self
+        if not nodes:
+            return self
+        inside = self.nodes.union(nodes)
+        return State(self.bindings, inside, self.rest, self.rest_kind, self.others, self.depth)
 
     def deeper(self) -> State:
         """With one operation more that fitted."""
-        return self._replace(depth=self.depth + 1)
+        return State(self.bindings, self.nodes, self.rest, self.rest_kind, self.others, self.depth + 1)

@@ -6,9 +6,10 @@ and fills in defaults. The spellings themselves are data in ``spellings``.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
@@ -24,6 +25,8 @@ __all__ = ["Canonical"]
 _FOLD_ELEMENTS = 64
 """Constants are folded up to this many elements: enough for scalars, epsilons and shapes."""
 _FOLD_DEPTH = 6
+_MOVES = 10
+"""Longest chain of moving ops that is looked through."""
 
 
 class Canonical:
@@ -37,6 +40,7 @@ class Canonical:
         self._trees: dict[tuple[int, str], Tree | None] = {}
         self._readings: dict[int, tuple[Reading, ...]] = {}
         self._constants: dict[int, npt.NDArray[Any] | None] = {}
+        self._scalars: dict[int, float | None] = {}
         self._direct: dict[int, Reading | None] = {}
 
     def strip(self, tensor: gs.Tensor) -> tuple[gs.Tensor, tuple[int, ...]]:
@@ -69,6 +73,29 @@ class Canonical:
         tensor = node.input(slot)
         return None if tensor is None else Term(tensor, ((node.index, slot),))
 
+    def moved_from(self, term: Term) -> Iterator[tuple[Term, frozenset[int]]]:
+        """What the value is after ops that only move elements undone, one op more each time, with those ops."""
+        current, passed = term, frozenset[int]()
+        for _ in range(_MOVES):
+            if current.tensor is None:
+                return
+            tensor, nodes = self.strip(current.tensor)
+            node = self.scope.producer(tensor)
+            if node is None or node.domain or not (node.op in spellings.MOVERS or self._is_float_cast(node)):
+                return
+            passed |= {node.index, *nodes}
+            source = self.term(node, 0)
+            if source is None:
+                return
+            current = source
+            yield current, passed
+
+    def _is_float_cast(self, node: ViewNode) -> bool:
+        """FLOAT and DOUBLE only: nothing is rounded to FP16."""
+        if node.op != "Cast":
+            return False
+        return self.scope.dtype(node.inputs[0].name) in (1, 11) and node.attrs.get("to") in (1, 11)
+
     def constant(self, term: Term) -> npt.NDArray[Any] | None:
         """Values of a constant term: initializers and what follows from small ones by arithmetic."""
         if term.tensor is None:
@@ -88,25 +115,21 @@ class Canonical:
 
     def scalar(self, term: Term) -> float | None:
         """The value of a constant with one element (any rank), else None; large constants are not read."""
-        if term.tensor is not None:
-            tensor = self.strip(term.tensor)[0]
-            if isinstance(tensor, ConstantTensor) and int(np.prod(tensor.shape, dtype=np.int64)) != 1:
-                return None
-        values = self.constant(term)
-        return (
-            float(values.reshape(-1)[0])
-            if values is not None and values.size == 1 and _real(values)
-            else None
-        )
+        if term.tensor is None:
+            return _only_element(term.value)
+        tensor = self.strip(term.tensor)[0]
+        if id(tensor) not in self._scalars:
+            single = not isinstance(tensor, ConstantTensor) or math.prod(tensor.shape) == 1
+            self._scalars[id(tensor)] = _only_element(self._constant(tensor, 0)) if single else None
+        return self._scalars[id(tensor)]
 
     def _constant(self, tensor: gs.Tensor, depth: int) -> npt.NDArray[Any] | None:
-        if isinstance(tensor, ConstantTensor):
-            if int(np.prod(tensor.shape, dtype=np.int64)) > _FOLD_ELEMENTS:
-                return tensor.values  # not kept: the file is the cache
-            if id(tensor) not in self._constants:
-                self._constants[id(tensor)] = tensor.values
-            return self._constants[id(tensor)]
         if id(tensor) in self._constants:
+            return self._constants[id(tensor)]
+        if isinstance(tensor, ConstantTensor):
+            if math.prod(tensor.shape) > _FOLD_ELEMENTS:
+                return tensor.values  # not kept: the file is the cache
+            self._constants[id(tensor)] = tensor.values
             return self._constants[id(tensor)]
         values = self.scope.constant(tensor)
         if values is None and depth < _FOLD_DEPTH:
@@ -121,7 +144,7 @@ class Canonical:
         values = []
         for source in node.inputs:
             if source.is_empty() or (
-                isinstance(source, ConstantTensor) and source.values.size > _FOLD_ELEMENTS
+                isinstance(source, ConstantTensor) and math.prod(source.shape) > _FOLD_ELEMENTS
             ):
                 return None
             value = self._constant(source, depth + 1)
@@ -255,6 +278,12 @@ def _alike(first: ViewNode, second: ViewNode) -> bool:
     return sorted(a.SerializeToString(deterministic=True) for a in first.proto.attribute) == sorted(
         a.SerializeToString(deterministic=True) for a in second.proto.attribute
     )
+
+
+def _only_element(values: npt.NDArray[Any] | None) -> float | None:
+    if values is None or values.size != 1 or not _real(values):
+        return None
+    return float(values.reshape(-1)[0])
 
 
 def _real(values: npt.NDArray[Any]) -> bool:

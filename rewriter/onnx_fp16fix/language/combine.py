@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Iterator
 from fractions import Fraction
+from functools import cached_property
 from typing import TYPE_CHECKING
 
-from onnx_fp16fix.language.terms import Term
+from onnx_fp16fix.language.terms import Term, Weight, whole
 
 if TYPE_CHECKING:
     from onnx_fp16fix.language.canonical import Canonical
 
-__all__ = ["TREE_DEPTH", "Tree", "TreeNode", "build_tree", "may_nest"]
+__all__ = ["TREE_DEPTH", "Tree", "TreeNode", "build_tree", "may_nest", "ratio"]
 
 _TREE_NODES = 24
 """A tree stops growing here: no formula has more factors, and a long chain of Adds must stay linear."""
@@ -20,95 +20,114 @@ TREE_DEPTH = 6
 """Nesting of one kind that is looked through."""
 
 
-@dataclass(frozen=True, slots=True)
 class TreeNode:
     """A value and its weight in the whole; ``nodes`` are the ops that join its children into it."""
 
-    term: Term
-    weight: Fraction
-    parent: int
-    nodes: tuple[int, ...] = ()
-    children: tuple[int, ...] = ()
+    __slots__ = ("children", "nodes", "parent", "term", "weight")
+
+    def __init__(self, term: Term, weight: Weight, parent: int) -> None:
+        self.term, self.weight, self.parent = term, weight, parent
+        self.nodes: tuple[int, ...] = ()
+        self.children: tuple[int, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
 class Tree:
-    """Node 0 is the whole. A match covers an antichain: no covered node lies inside another one."""
+    """Node 0 is the whole. A match covers an antichain: no covered node lies inside another one.
 
-    nodes: tuple[TreeNode, ...]
+    Sets of tree nodes are bit masks; ``covered`` is such a set.
+    """
 
-    def candidates(self, covered: frozenset[int], outermost: bool) -> list[int]:
+    def __init__(self, nodes: list[TreeNode]) -> None:
+        self.nodes = nodes
+        self.above: list[int] = []
+        """For each node its ancestors, the whole included."""
+        for node in nodes:  # parents come before their children
+            self.above.append(self.above[node.parent] | 1 << node.parent if node.parent >= 0 else 0)
+        self._clash = [mask | 1 << index for index, mask in enumerate(self.above)]
+        for index, mask in enumerate(self.above):
+            for ancestor in members(mask):
+                self._clash[ancestor] |= 1 << index
+
+    def blocked(self, covered: int) -> int:
+        """Nodes that lie inside a covered one or hold one."""
+        mask = 1
+        for index in members(covered):
+            mask |= self._clash[index]
+        return mask
+
+    def candidates(self, covered: int, outermost: bool) -> list[int]:
         """Nodes that may still be covered, in order; ``outermost``: only those with something covered beside them."""
-        blocked = set(covered)
-        for index in covered:
-            blocked.update(self._ancestors(index))
-        free = [i for i in range(1, len(self.nodes)) if i not in blocked and not self._below(i, covered)]
-        if not outermost:
-            return free
-        return [i for i in free if self.nodes[i].parent == 0 or self.nodes[i].parent in blocked]
+        nodes, blocked = self.nodes, self.blocked(covered)
+        free = [index for index in range(1, len(nodes)) if not blocked >> index & 1]
+        return [i for i in free if blocked >> nodes[i].parent & 1] if outermost else free
 
-    def behind(self, indices: list[int], vanishes: Callable[[int], bool]) -> list[int]:
-        """These nodes, each followed by its only operand that counts: Reciprocal(b), Neg(b), 1 / b are as outer as b.
-
-        ``vanishes`` tells the operands that do not count: a one in a product, a zero in a sum.
-        """
+    def behind(self, indices: list[int]) -> list[int]:
+        """These nodes, each followed by what it is the only operand of: Reciprocal(b), Neg(b) are outermost as b is."""
         found = []
         for index in indices:
             found.append(index)
-            while len(counts := [i for i in self.nodes[index].children if not vanishes(i)]) == 1:
-                index = counts[0]
+            while len(self.nodes[index].children) == 1:
+                index = self.nodes[index].children[0]
                 found.append(index)
         return found
 
-    def uncovered(self, covered: frozenset[int]) -> list[int]:
+    def uncovered(self, covered: int) -> list[int]:
         """The largest subtrees that hold nothing covered."""
         return self.candidates(covered, outermost=True) if covered else [0]
 
-    def inner_nodes(self, covered: frozenset[int]) -> frozenset[int]:
+    def inner_nodes(self, covered: int) -> list[int]:
         """Graph nodes above the covered values: they compute the combination itself."""
-        above = {ancestor for index in covered for ancestor in self._ancestors(index)}
-        return frozenset(node for index in above for node in self.nodes[index].nodes)
+        above = 0
+        for index in members(covered):
+            above |= self.above[index]
+        return [node for index in members(above) for node in self.nodes[index].nodes]
 
-    def is_spread(self, covered: frozenset[int]) -> bool:
+    def is_spread(self, covered: int) -> bool:
         """Whether the covered values lie in several branches of the whole; if not, a smaller root matches alone."""
-        return len({self._branch(index) for index in covered}) > 1
+        return len({self._branches[index] for index in members(covered)}) > 1
 
-    def _branch(self, index: int) -> int:
-        while self.nodes[index].parent > 0:
-            index = self.nodes[index].parent
-        return index
-
-    def _ancestors(self, index: int) -> list[int]:
-        found = []
-        while (index := self.nodes[index].parent) >= 0:
-            found.append(index)
-        return found
-
-    def _below(self, index: int, covered: frozenset[int]) -> bool:
-        return bool(covered) and any(ancestor in covered for ancestor in self._ancestors(index))
+    @cached_property
+    def _branches(self) -> list[int]:
+        branches = list(range(len(self.nodes)))
+        for index, node in enumerate(self.nodes):
+            if node.parent > 0:
+                branches[index] = branches[node.parent]
+        return branches
 
 
-def may_nest(inner: Fraction, outer: Fraction) -> bool:
+def members(mask: int) -> Iterator[int]:
+    """Positions of the bits that are set, in order."""
+    while mask:
+        low = mask & -mask
+        yield low.bit_length() - 1
+        mask ^= low
+
+
+def may_nest(inner: Weight, outer: Weight) -> bool:
     """Whether ``(a ** inner) ** outer`` is ``a ** (inner * outer)``: not for the root of a square, which is abs."""
     return outer.denominator == 1 or inner.denominator != 1 or inner.numerator % 2 == 1
+
+
+def ratio(weight: Weight, by: Weight) -> Weight:
+    """The exact quotient."""
+    return weight if by == 1 else -weight if by == -1 else Fraction(weight) / by
 
 
 def build_tree(view: Canonical, kind: str, term: Term) -> Tree | None:
     """All operands of ``term`` seen as a combination of ``kind``; None when it is none."""
     if view.parts(kind, term) is None:
         return None
-    flat: list[TreeNode] = [TreeNode(term, Fraction(1), -1)]
-    queue = [(0, 0)]
-    while queue:
-        index, depth = queue.pop(0)
-        node = flat[index]
-        parts = view.parts(kind, node.term) if depth < TREE_DEPTH else None
+    flat: list[TreeNode] = [TreeNode(term, 1, -1)]
+    depths = [0]
+    for index, node in enumerate(flat):  # grows meanwhile
+        parts = view.parts(kind, node.term) if depths[index] < TREE_DEPTH else None
         if parts is None or len(flat) + len(parts.items) > _TREE_NODES:
             continue
         if kind == "*" and not all(may_nest(weight, node.weight) for _, weight in parts.items):
             continue
-        children = tuple(range(len(flat), len(flat) + len(parts.items)))
-        flat[index] = TreeNode(node.term, node.weight, node.parent, parts.nodes, children)
-        flat += [TreeNode(child, node.weight * weight, index) for child, weight in parts.items]
-        queue += [(child, depth + 1) for child in children]
-    return Tree(tuple(flat))
+        node.nodes = parts.nodes
+        node.children = tuple(range(len(flat), len(flat) + len(parts.items)))
+        for child, weight in parts.items:
+            flat.append(TreeNode(child, whole(node.weight * weight), index))
+            depths.append(depths[index] + 1)
+    return Tree(flat)

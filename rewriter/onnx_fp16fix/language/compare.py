@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -10,6 +9,7 @@ import numpy.typing as npt
 
 from onnx_fp16fix.language.expression import Expr, Listing, Number, Text, Unary
 from onnx_fp16fix.language.spellings import RELATIVE
+from onnx_fp16fix.language.terms import Weight
 
 __all__ = ["close", "equal_constants", "literal", "weighed"]
 
@@ -38,7 +38,7 @@ def equal_constants(left: npt.NDArray[Any] | None, right: npt.NDArray[Any] | Non
     return left.shape == right.shape and bool(np.allclose(left, right, rtol=RELATIVE, atol=0))
 
 
-def weighed(kind: str, value: float, weight: Fraction) -> float:
+def weighed(kind: str, value: float, weight: Weight) -> float:
     if kind != "*":
         return value * float(weight)
     try:

@@ -22,6 +22,7 @@ from onnx_fp16fix.language.pattern import (
     Wild,
     patterns_in,
 )
+from onnx_fp16fix.language.terms import whole
 from onnx_fp16fix.language.yaml_source import Place
 
 __all__ = ["Uses", "compile_pattern"]
@@ -158,7 +159,7 @@ class _Compiler:
         else:
             number = math.fsum(numbers) if numbers else None
             number = None if number == 0 else number
-        return Combination(kind, tuple(parts), number)
+        return Combination(kind, tuple((part, whole(weight)) for part, weight in parts), number)
 
     def flatten(
         self,
@@ -235,7 +236,7 @@ class _Compiler:
             return self.report(
                 call.place, "RULE-PATTERN", f"{op} of several numbers: write the one that counts"
             )
-        parts = tuple((part, Fraction(1)) for part, value in zip(args, values, strict=True) if value is None)
+        parts = tuple((part, 1) for part, value in zip(args, values, strict=True) if value is None)
         return Combination(op, parts, numbers[0] if numbers else None)
 
     def attribute(self, value: Expr) -> None:

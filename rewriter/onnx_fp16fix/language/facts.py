@@ -78,18 +78,14 @@ class MatchFacts:
         self.sizes: dict[str, Any] = {}
         self.seen: dict[str, Any] = {}
         self.target = target
-        version = target.version if target is not None else None
-        self.fixed: dict[str, Any] = {
-            "opset": float(match.scope.model.opset),
-            "target": target.name if target is not None else "",
-            "target_version": Unknown(("target_version",)) if version is None else tuple(map(float, version)),
-        }
 
     def name(self, name: str) -> Any:
         """Value of a let name, a size, an attribute, axes, ``opset``, ``target`` or its version."""
-        for table in (self.lets, self.sizes, self.fixed):
+        for table in (self.lets, self.sizes):
             if name in table:
                 return table[name]
+        if name in ("opset", "target", "target_version"):
+            return self._of_run(name)
         binding = self.match.bindings.get(name)
         if binding is None:
             return Unknown((f"{name} is not bound in this alternative",))
@@ -98,12 +94,20 @@ class MatchFacts:
             return value.decode(errors="replace")
         return tuple(value) if isinstance(value, list) else value
 
+    def _of_run(self, name: str) -> Any:
+        if name == "opset":
+            return float(self.match.scope.model.opset)
+        if name == "target":
+            return self.target.name if self.target is not None else ""
+        version = self.target.version if self.target is not None else None
+        return Unknown(("target_version",)) if version is None else tuple(map(float, version))
+
     def fact(self, function: str, subject: str | tuple[int, ...], arguments: Sequence[Any]) -> Any:
         """A fact of ``guard.FACTS``."""
         if function == "is_trailing":
             rank = int(arguments[0])
             return list(subject) == list(range(rank - len(subject), rank))
-        label = f"{function}({', '.join([str(subject), *map(_show, arguments)])})"
+        label = f"{function}({', '.join([str(subject), *map(_show, arguments)]) if arguments else subject})"
         value = self._fact(function, str(subject), arguments, label)
         if not isinstance(value, Unknown | np.ndarray):
             self.seen[label] = value

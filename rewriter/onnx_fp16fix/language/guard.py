@@ -139,67 +139,81 @@ def is_true(value: Any) -> bool:
 
 def evaluate(expr: Expr, source: FactSource) -> Any:
     """Value of a checked expression: float, bool, str, tuple, an array from ``values(c)``, or Unknown."""
-    if isinstance(expr, Number | Text):
-        return expr.value
-    if isinstance(expr, Name):
-        return source.name(expr.id)
-    if isinstance(expr, Member):
-        return CONSTANTS[expr.dotted]
-    if isinstance(expr, Listing):
-        return _all([evaluate(item, source) for item in expr.items], lambda items: tuple(items))
-    if isinstance(expr, Logic):
-        return _logic(expr, source)
-    if isinstance(expr, Compare):
-        return _compare(expr, source)
-    if isinstance(expr, Call):
-        return _call(expr, source)
-    return _operator(expr, source)
+    return _EVALUATE[type(expr)](expr, source)
 
 
-def _operator(expr: Unary | Binary | Index, source: FactSource) -> Any:
-    if isinstance(expr, Unary):
-        value = evaluate(expr.operand, source)
-        if isinstance(value, Unknown):
-            return value
-        return not value if expr.op == "not" else -value
-    if isinstance(expr, Index):
-        values = [evaluate(expr.value, source), evaluate(expr.index, source)]
-        return _all(values, lambda pair: _safe(lambda: pair[0][int(pair[1])], "an index"))
-    values = [evaluate(expr.left, source), evaluate(expr.right, source)]
-    return _all(values, lambda pair: _safe(lambda: _ARITHMETIC[expr.op](*map(_float, pair)), f"'{expr.op}'"))
+def _literal(expr: Number | Text, source: FactSource) -> Any:
+    return expr.value
+
+
+def _name(expr: Name, source: FactSource) -> Any:
+    return source.name(expr.id)
+
+
+def _member(expr: Member, source: FactSource) -> Any:
+    return CONSTANTS[expr.dotted]
+
+
+def _listing(expr: Listing, source: FactSource) -> Any:
+    items = [evaluate(item, source) for item in expr.items]
+    return _unknown(items) or tuple(items)
+
+
+def _unary(expr: Unary, source: FactSource) -> Any:
+    value = evaluate(expr.operand, source)
+    if isinstance(value, Unknown):
+        return value
+    return not value if expr.op == "not" else -value
+
+
+def _index(expr: Index, source: FactSource) -> Any:
+    values = [evaluate(expr.value, source), evaluate(expr.index, source)]
+    return _unknown(values) or _safe(_item, values, "an index")
+
+
+def _item(value: Any, index: Any) -> Any:
+    return value[int(index)]
+
+
+def _binary(expr: Binary, source: FactSource) -> Any:
+    values = [_float(evaluate(expr.left, source)), _float(evaluate(expr.right, source))]
+    return _unknown(values) or _safe(_ARITHMETIC[expr.op], values, f"'{expr.op}'")
 
 
 def _float(value: Any) -> Any:
-    return float(value) if isinstance(value, int | bool) else value
+    return float(value) if isinstance(value, int) else value
 
 
 def _call(expr: Call, source: FactSource) -> Any:
     if expr.function in MATH:
-        function = MATH[expr.function][2]
-        values = [evaluate(argument, source) for argument in expr.args]
-        return _all(values, lambda args: _safe(lambda: function(*map(_float, args)), expr.function))
-    fact = FACTS[expr.function]
-    if fact.arguments[0] == "axes":
-        subject: Any = evaluate(expr.args[0], source)
+        values = [_float(evaluate(argument, source)) for argument in expr.args]
+        return _unknown(values) or _safe(MATH[expr.function][2], values, expr.function)
+    first = expr.args[0]
+    if FACTS[expr.function].arguments[0] == "axes":
+        subject: Any = evaluate(first, source)
     else:
-        first = expr.args[0]
         subject = first.id if isinstance(first, Name) else ""
     rest = [evaluate(argument, source) for argument in expr.args[1:]]
-    return _all([subject, *rest], lambda known: source.fact(expr.function, known[0], known[1:]))
+    return _unknown([subject, *rest]) or source.fact(expr.function, subject, rest)
 
 
-def _all(values: Sequence[Any], combine: Callable[[Sequence[Any]], Any]) -> Any:
-    missing = tuple(fact for value in values if isinstance(value, Unknown) for fact in value.missing)
-    if any(isinstance(value, Unknown) for value in values):
-        return Unknown(tuple(dict.fromkeys(missing)))
-    return combine(values)
+def _unknown(values: Sequence[Any]) -> Unknown | None:
+    """All that is missing, None where nothing is."""
+    for value in values:
+        if isinstance(value, Unknown):
+            missing = (fact for value in values if isinstance(value, Unknown) for fact in value.missing)
+            return Unknown(tuple(dict.fromkeys(missing)))
+    return None
 
 
-def _safe(compute: Callable[[], Any], what: str) -> Any:
+def _safe(compute: Callable[..., Any], values: Sequence[Any], what: str) -> Any:
     """A number without a value (a logarithm of 0, an overflow) is unknown, never an accident."""
     try:
-        with np.errstate(all="ignore"):
-            result = compute()
+        if all(type(value) is float for value in values):
+            result = compute(*values)
+        else:
+            with np.errstate(all="ignore"):
+                result = compute(*values)
     except (ArithmeticError, ValueError, TypeError, IndexError):
         return Unknown((f"{what} has no value here",))
     if isinstance(result, complex) or (isinstance(result, float) and math.isnan(result)):
@@ -209,12 +223,19 @@ def _safe(compute: Callable[[], Any], what: str) -> Any:
 
 def _compare(expr: Compare, source: FactSource) -> Any:
     values = [evaluate(operand, source) for operand in expr.operands]
+    if len(values) == 2:
+        return _compare_pair(expr.ops[0], values[0], values[1])
     pairs = zip(expr.ops, values, values[1:], strict=False)
     return _kleene_and([_compare_pair(op, left, right) for op, left, right in pairs])
 
 
 def _compare_pair(op: str, left: Any, right: Any) -> Any:
-    return _all([left, right], lambda pair: _safe(lambda: bool(_COMPARISON[op](*pair)), f"'{op}'"))
+    values = (left, right)
+    found = _unknown(values)
+    if found is not None:
+        return found
+    result = _safe(_COMPARISON[op], values, f"'{op}'")
+    return result if isinstance(result, bool | Unknown) else _safe(bool, (result,), f"'{op}'")
 
 
 def _logic(expr: Logic, source: FactSource) -> Any:
@@ -228,7 +249,22 @@ def _logic(expr: Logic, source: FactSource) -> Any:
 def _kleene_and(values: Sequence[Any]) -> Any:
     if any(not isinstance(value, Unknown) and not value for value in values):
         return False
-    return _all(values, lambda known: True)
+    return _unknown(values) or True
+
+
+_EVALUATE: Final[dict[type, Callable[[Any, FactSource], Any]]] = {
+    Number: _literal,
+    Text: _literal,
+    Name: _name,
+    Member: _member,
+    Listing: _listing,
+    Logic: _logic,
+    Compare: _compare,
+    Call: _call,
+    Unary: _unary,
+    Binary: _binary,
+    Index: _index,
+}
 
 
 class _Nothing:

@@ -7,8 +7,6 @@ a try that takes more than ``BUDGET`` steps is given up (and said so).
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
-from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -23,16 +21,14 @@ from onnx_fp16fix.language.match_operation import Operations
 from onnx_fp16fix.language.match_roots import other_roots
 from onnx_fp16fix.language.pattern import Capture, Combination, Either, Inner, Moved, Pattern, Roots, Wild
 from onnx_fp16fix.language.rule import Variable
-from onnx_fp16fix.language.spellings import MOVERS
-from onnx_fp16fix.language.terms import Term
+from onnx_fp16fix.language.sketch import Sketches
+from onnx_fp16fix.language.terms import Term, Weight
 from onnx_fp16fix.language.trace import Trace
 
 __all__ = ["BUDGET", "Binding", "Match", "Matcher"]
 
 BUDGET = 4000
 """Steps of one try. The largest shipped rule needs some hundred."""
-_MOVES = 10
-"""Longest chain of moving ops that ``moved()`` looks through."""
 
 
 class _Exhausted(Exception):
@@ -48,6 +44,7 @@ class Matcher:
         self.exhausted = 0
         self.trace: Trace | None = None
         self.variables: Mapping[str, Variable] = {}
+        self.sketches = Sketches(self.canonical)
         self._steps = 0
         self._joined, self._operations = Joined(self), Operations(self)
 
@@ -63,6 +60,8 @@ class Matcher:
         if not root.outputs or root.outputs[0].is_empty():
             return None
         self._steps, self.variables = 0, variables
+        if not self.may_fit(pattern, Term(root.outputs[0])):
+            return None
         try:
             for state in self._rooted(pattern, root):
                 match = Match(
@@ -77,34 +76,37 @@ class Matcher:
             self.exhausted += 1
         return None
 
+    def may_fit(self, pattern: Pattern, term: Term) -> bool:
+        """A quick look, names left aside; always true while a trace is kept, which wants to see where it fails."""
+        return self.trace is not None or self.sketches.fits(self.sketches.of(pattern, self.variables), term)
+
     def _rooted(self, pattern: Pattern, root: ViewNode) -> Iterator[State]:
         first, *others = pattern.patterns if isinstance(pattern, Roots) else (pattern,)
         for state in self.match(first, Term(root.outputs[0]), State({}), at_root=not others):
             if root.index not in state.nodes:
                 continue  # a reading that looks through the root only
-            yield from other_roots(self, others, state._replace(others=()), {root.index})
+            yield from other_roots(self, others, state, {root.index})
 
     def _unsound(self, match: Match) -> str:
         """What is wrong: a second output in use, or a captured or remaining value that the match itself makes."""
-        made: set[int] = set()
+        scope, strip = self.scope, self.canonical.strip
         for index in match.nodes:
-            node = self.scope.nodes[index]
-            made.update(id(tensor) for tensor in node.outputs)
-            for tensor in node.outputs[1:]:
-                if not tensor.is_empty() and (
-                    self.scope.consumers(tensor) or self.scope.outside_uses(tensor)
-                ):
-                    return f"inner: the further output '{tensor.name}' of '{node.label}' is in use"
+            outputs = scope.nodes[index].outputs
+            for tensor in outputs[1:] if len(outputs) > 1 else ():
+                if not tensor.is_empty() and (scope.consumers(tensor) or scope.outside_uses(tensor)):
+                    label = scope.nodes[index].label
+                    return f"inner: the further output '{tensor.name}' of '{label}' is in use"
         captured = [b.tensor for b in match.bindings.values() if b.tensor is not None and not b.inner]
-        captured += [tensor for tensor, _ in match.rest]
-        for tensor in captured:
-            if id(self.canonical.strip(tensor)[0]) in made:
+        for tensor in (*captured, *(tensor for tensor, _ in match.rest)):
+            maker = scope.producer(strip(tensor)[0])
+            if maker is not None and maker.index in match.nodes:
                 return f"match: '{tensor.name}' would be an input of the match and made inside it"
         return ""
 
     def _read_outside(self, match: Match) -> str:
-        for index in match.nodes.difference(root.index for root in match.roots):
-            for tensor in self.scope.nodes[index].outputs:
+        roots = [root.index for root in match.roots]
+        for index in match.nodes:
+            for tensor in self.scope.nodes[index].outputs if index not in roots else ():
                 if tensor.is_empty():
                     continue
                 if self.scope.outside_uses(tensor):
@@ -122,7 +124,7 @@ class Matcher:
         if isinstance(pattern, Wild):
             yield state
         elif isinstance(pattern, Capture):
-            yield from self.capture(pattern.name, term, state, Fraction(1), "+")
+            yield from self.capture(pattern.name, term, state, 1, "+")
         elif isinstance(pattern, Inner):
             yield from self._inner(pattern, term, state)
         elif isinstance(pattern, Either):
@@ -161,28 +163,10 @@ class Matcher:
 
     def _moved(self, pattern: Pattern, term: Term, state: State) -> Iterator[State]:
         yield from self.match(pattern, term, state)
-        current, passed = term, frozenset[int]()
-        for _ in range(_MOVES):
-            if current.tensor is None:
-                return
-            tensor, nodes = self.canonical.strip(current.tensor)
-            node = self.scope.producer(tensor)
-            if node is None or node.domain or not (node.op in MOVERS or self._is_float_cast(node)):
-                return
-            passed |= {node.index, *nodes}
-            source = self.canonical.term(node, 0)
-            if source is None:
-                return
-            current = source
-            yield from self.match(pattern, current, state.inside(passed))
+        for source, passed in self.canonical.moved_from(term):
+            yield from self.match(pattern, source, state.inside(passed))
 
-    def _is_float_cast(self, node: ViewNode) -> bool:
-        """FLOAT and DOUBLE only: nothing is rounded to FP16."""
-        if node.op != "Cast":
-            return False
-        return self.scope.dtype(node.inputs[0].name) in (1, 11) and node.attrs.get("to") in (1, 11)
-
-    def capture(self, name: str, term: Term, state: State, weight: Fraction, kind: str) -> Iterator[State]:
+    def capture(self, name: str, term: Term, state: State, weight: Weight, kind: str) -> Iterator[State]:
         """The name bound to the value; ``weight`` is what a constant would have to absorb in a ``kind``."""
         variable = self.variables.get(name)
         if variable is not None and variable.kind == "const":
@@ -195,7 +179,7 @@ class Matcher:
         if bound is None:
             yield state.bind(name, Binding(tensor, term.uses))
         elif bound.tensor is not None and self.canonical.same(bound.tensor, tensor):
-            yield state.bind(name, replace(bound, uses=(*bound.uses, *term.uses)))
+            yield state.bind(name, bound.used_at(term.uses))
         elif self.trace is not None:
             before = bound.tensor.name if bound.tensor is not None else "another value"
             self.trace.note(
@@ -203,7 +187,7 @@ class Matcher:
             )
 
     def _capture_constant(
-        self, variable: Variable, term: Term, state: State, weight: Fraction, kind: str
+        self, variable: Variable, term: Term, state: State, weight: Weight, kind: str
     ) -> Iterator[State]:
         scalar = not variable.scalar or self.canonical.scalar(term) is not None
         if not scalar or not self.canonical.is_constant(term):
@@ -220,7 +204,7 @@ class Matcher:
         if bound is None:
             yield state.bind(variable.name, binding)
         elif equal_constants(self.values(bound), self.values(binding)):
-            yield state.bind(variable.name, replace(bound, uses=(*bound.uses, *term.uses)))
+            yield state.bind(variable.name, bound.used_at(term.uses))
 
     def values(self, binding: Binding) -> npt.NDArray[Any] | None:
         """Values a constant binding stands for, in float64; None for anything else."""
@@ -228,5 +212,8 @@ class Matcher:
         values = self.canonical.constant(term)
         if values is None or (values.dtype.kind not in "fiub" and values.dtype.name != "bfloat16"):
             return None
+        values = np.asarray(values, np.float64)
+        if binding.power == 1 and binding.sign == 1:
+            return values
         with np.errstate(all="ignore"):
-            return np.asarray(binding.sign * np.asarray(values, np.float64) ** binding.power)
+            return np.asarray(binding.sign * values**binding.power)

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from fractions import Fraction
 from typing import TYPE_CHECKING
 
 import onnx_graphsurgeon as gs
 
 from onnx_fp16fix.language.bindings import State
-from onnx_fp16fix.language.combine import Tree
+from onnx_fp16fix.language.combine import Tree, ratio
 from onnx_fp16fix.language.compare import close, weighed
 from onnx_fp16fix.language.pattern import Capture, Combination, Operation, Pattern, Wild
-from onnx_fp16fix.language.roots import start_ops
-from onnx_fp16fix.language.terms import Term
+from onnx_fp16fix.language.terms import Term, Weight
 
 if TYPE_CHECKING:
     from onnx_fp16fix.language.match import Matcher
@@ -21,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["Joined"]
 
 _WORDS = {"*": "a product", "+": "a sum"}
-Parts = list[tuple[Pattern, Fraction]]
+Parts = list[tuple[Pattern, Weight]]
 
 
 class Joined:
@@ -29,7 +27,6 @@ class Joined:
 
     def __init__(self, matcher: Matcher) -> None:
         self.matcher, self.canonical = matcher, matcher.canonical
-        self._starts: dict[int, tuple[Pattern, frozenset[str] | None]] = {}
 
     def match(self, pattern: Combination, term: Term, state: State, at_root: bool) -> Iterator[State]:
         """Every way the parts are operands of the value; at the root of a pattern some may be left over."""
@@ -43,7 +40,7 @@ class Joined:
                 wanted = _WORDS.get(pattern.kind, pattern.kind)
                 trace.note(state, lambda: f"match: expected {wanted}, found {self.matcher.label(term)}")
             return
-        for covered, found in self._assign(pattern, list(pattern.parts), tree, frozenset(), state.deeper()):
+        for covered, found in self._assign(pattern, list(pattern.parts), tree, 0, state.deeper()):
             done = self._finish(pattern, tree, covered, found, at_root)
             if done is not None:
                 yield done
@@ -68,34 +65,30 @@ class Joined:
         return 2 if variable is not None and variable.kind == "const" else 3
 
     def _assign(
-        self, pattern: Combination, parts: Parts, tree: Tree, covered: frozenset[int], state: State
-    ) -> Iterator[tuple[frozenset[int], State]]:
+        self, pattern: Combination, parts: Parts, tree: Tree, covered: int, state: State
+    ) -> Iterator[tuple[int, State]]:
         if not parts:
             yield from self._assign_number(pattern, tree, covered, state)
             return
         # names may have been bound meanwhile, so the next part is chosen anew
-        parts = sorted(parts, key=lambda part: self._hardness(part[0], state))
+        if len(parts) > 1:
+            parts = sorted(parts, key=lambda part: self._hardness(part[0], state))
         (part, weight), rest = parts[0], parts[1:]
         free_name = isinstance(part, Capture) and part.name not in state.bindings
         fitted = False
         open_nodes = tree.candidates(covered, outermost=free_name and not rest)
-        if free_name and not rest:
-            open_nodes = tree.behind(open_nodes, lambda index: self._is_identity(pattern.kind, tree, index))
-        for index in open_nodes:
+        for index in tree.behind(open_nodes) if free_name and not rest else open_nodes:
             for found in self._part(pattern.kind, part, weight, tree, index, state):
                 fitted = True
-                yield from self._assign(pattern, rest, tree, covered | {index}, found)
+                yield from self._assign(pattern, rest, tree, covered | 1 << index, found)
         if not fitted and self.matcher.trace is not None:
             self.matcher.trace.note(state, lambda: self._missing(pattern.kind, part, weight, tree, covered))
-        if weight.denominator == 1 and abs(weight) > 1 and pattern.kind == "*":
-            one = Fraction(1 if weight > 0 else -1)
-            if abs(weight) <= 3:  # x ** 3 is x * x ** 2 or x * x * x
-                apart = [(part, one), (part, weight - one)]
-                yield from self._assign(pattern, [*rest, *apart], tree, covered, state)
+        copies = abs(weight.numerator)
+        if pattern.kind == "*" and weight.denominator == 1 and 1 < copies <= 3:
+            one: Weight = 1 if weight > 0 else -1
+            yield from self._assign(pattern, [*rest, *[(part, one)] * copies], tree, covered, state)
 
-    def _missing(
-        self, kind: str, part: Pattern, weight: Fraction, tree: Tree, covered: frozenset[int]
-    ) -> str:
+    def _missing(self, kind: str, part: Pattern, weight: Weight, tree: Tree, covered: int) -> str:
         """Which part is not among the operands, and what is there instead."""
         wanted = _describe(part)
         if weight != 1:
@@ -112,32 +105,20 @@ class Joined:
         )
 
     def _part(
-        self, kind: str, part: Pattern, weight: Fraction, tree: Tree, index: int, state: State
+        self, kind: str, part: Pattern, weight: Weight, tree: Tree, index: int, state: State
     ) -> Iterator[State]:
         node = tree.nodes[index]
         if isinstance(part, Capture):
             variable = self.matcher.variables.get(part.name)
             if variable is not None and variable.kind == "const":
-                yield from self.matcher.capture(part.name, node.term, state, node.weight / weight, kind)
+                yield from self.matcher.capture(part.name, node.term, state, ratio(node.weight, weight), kind)
                 return
-        if node.weight == weight and self._may_start(part, node.term):
+        if node.weight == weight and self.matcher.may_fit(part, node.term):
             yield from self.matcher.match(part, node.term, state)
 
-    def _may_start(self, part: Pattern, term: Term) -> bool:
-        """A quick look at the op before the pattern is tried in earnest."""
-        if term.tensor is None:
-            return True
-        if id(part) not in self._starts:
-            self._starts[id(part)] = (part, start_ops(part))
-        ops = self._starts[id(part)][1]
-        if ops is None:
-            return True
-        node = self.matcher.scope.producer(self.canonical.strip(term.tensor)[0])
-        return node is not None and node.op in ops
-
     def _assign_number(
-        self, pattern: Combination, tree: Tree, covered: frozenset[int], state: State
-    ) -> Iterator[tuple[frozenset[int], State]]:
+        self, pattern: Combination, tree: Tree, covered: int, state: State
+    ) -> Iterator[tuple[int, State]]:
         if pattern.number is None:
             yield covered, state
             return
@@ -145,10 +126,10 @@ class Joined:
             node = tree.nodes[index]
             value = self.canonical.scalar(node.term)
             if value is not None and close(weighed(pattern.kind, value, node.weight), pattern.number):
-                yield covered | {index}, state
+                yield covered | 1 << index, state
 
     def _finish(
-        self, pattern: Combination, tree: Tree, covered: frozenset[int], state: State, at_root: bool
+        self, pattern: Combination, tree: Tree, covered: int, state: State, at_root: bool
     ) -> State | None:
         """Account for what the parts did not take: identities vanish, the rest of a root product or sum is kept."""
         left = [
@@ -164,7 +145,9 @@ class Joined:
                 return None
             rest.append((node.term.tensor, int(node.weight)))
         state = state.inside(tree.inner_nodes(covered))
-        return state._replace(rest=tuple(rest), rest_kind=pattern.kind) if rest else state
+        if not rest:
+            return state
+        return State(state.bindings, state.nodes, tuple(rest), pattern.kind, state.others, state.depth)
 
     def _too_many(self, tree: Tree, left: list[int]) -> str:
         extra = ", ".join(self.matcher.label(tree.nodes[index].term) for index in left[:4])

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from fractions import Fraction
 
 from onnx_fp16fix.language.expression import Expr
+from onnx_fp16fix.language.terms import Weight
 
 __all__ = [
     "Capture",
@@ -64,7 +64,7 @@ class Combination(_Sized):
     """
 
     kind: str
-    parts: tuple[tuple[Pattern, Fraction], ...]
+    parts: tuple[tuple[Pattern, Weight], ...]
     number: float | None = None
 
 

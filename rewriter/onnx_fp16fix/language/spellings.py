@@ -22,14 +22,14 @@ import numpy as np
 
 from onnx_fp16fix.graph import ViewNode
 from onnx_fp16fix.language.operations import INPUT_SINCE
-from onnx_fp16fix.language.terms import Parts, Reading, Term
+from onnx_fp16fix.language.terms import Parts, Reading, Term, Weight, whole
 
 if TYPE_CHECKING:
     from onnx_fp16fix.language.canonical import Canonical
 
 __all__ = ["DERIVED_FROM", "INPUT_ATTRIBUTES", "MOVERS", "SPLITS", "derived", "normalise", "split"]
 
-Items = tuple[tuple[Term, Fraction], ...]
+Items = tuple[tuple[Term, Weight], ...]
 Splitter = Callable[[ViewNode, "Canonical"], Items | None]
 
 RELATIVE = 1e-6
@@ -62,15 +62,15 @@ MOVERS: Final = frozenset(
 def _all(weight: int) -> Splitter:
     def splitter(node: ViewNode, view: Canonical) -> Items | None:
         terms = [view.term(node, slot) for slot in range(len(node.inputs))]
-        return tuple((term, Fraction(weight)) for term in terms if term is not None)
+        return tuple((term, weight) for term in terms if term is not None)
 
     return splitter
 
 
-def _weights(*weights: Fraction | int) -> Splitter:
+def _weights(*weights: Weight) -> Splitter:
     def splitter(node: ViewNode, view: Canonical) -> Items | None:
         terms = [view.term(node, slot) for slot in range(len(weights))]
-        return tuple((term, Fraction(w)) for term, w in zip(terms, weights, strict=True) if term is not None)
+        return tuple((term, w) for term, w in zip(terms, weights, strict=True) if term is not None)
 
     return splitter
 
@@ -80,19 +80,21 @@ def _pow(node: ViewNode, view: Canonical) -> Items | None:
     if base is None or exponent is None or (value := view.scalar(exponent)) is None:
         return None
     weight = Fraction(value).limit_denominator(64) if math.isfinite(value) else Fraction(0)
-    return ((base, weight),) if weight and abs(float(weight) - value) <= RELATIVE * abs(value) else None
+    if not weight or abs(float(weight) - value) > RELATIVE * abs(value):
+        return None
+    return ((base, whole(weight)),)
 
 
 def _neg_product(node: ViewNode, view: Canonical) -> Items | None:
     base = view.term(node, 0)
-    return None if base is None else ((constant_term(-1.0), Fraction(1)), (base, Fraction(1)))
+    return None if base is None else ((constant_term(-1.0), 1), (base, 1))
 
 
 def _mul_sum(node: ViewNode, view: Canonical) -> Items | None:
     for slot in (0, 1):
         factor, base = view.term(node, slot), view.term(node, 1 - slot)
         if factor is not None and base is not None and view.scalar(factor) == -1:
-            return ((base, Fraction(-1)),)
+            return ((base, -1),)
     return None
 
 
@@ -106,7 +108,7 @@ def _reduce_l2(node: ViewNode, view: Canonical) -> Items | None:
 
 def _relu(node: ViewNode, view: Canonical) -> Items | None:
     base = view.term(node, 0)
-    return None if base is None else ((base, Fraction(1)), (constant_term(0.0), Fraction(1)))
+    return None if base is None else ((base, 1), (constant_term(0.0), 1))
 
 
 def clip_bounds(node: ViewNode, view: Canonical) -> tuple[Term | None, Term | None]:
@@ -128,15 +130,14 @@ def _clip(kind: str) -> Splitter:
         base, (low, high) = view.term(node, 0), clip_bounds(node, view)
         if base is None:
             return None
-        one = Fraction(1)
         if kind == "Max":
-            return ((base, one), (low, one)) if low is not None and high is None else None
+            return ((base, 1), (low, 1)) if low is not None and high is None else None
         if high is None:
             return None
         if low is None:
-            return ((base, one), (high, one))
-        inner = Term(parts=Parts("Max", ((base, one), (low, one))))
-        return ((inner, one), (high, one))
+            return ((base, 1), (high, 1))
+        inner = Term(parts=Parts("Max", ((base, 1), (low, 1))))
+        return ((inner, 1), (high, 1))
 
     return splitter
 
@@ -189,7 +190,7 @@ def constant_term(value: float) -> Term:
 
 def square(term: Term) -> Term:
     """The square of a term, as a value without a tensor."""
-    return Term(parts=Parts("*", ((term, Fraction(2)),)))
+    return Term(parts=Parts("*", ((term, 2),)))
 
 
 def derived(node: ViewNode, direct: Reading | None, view: Canonical) -> Iterator[Reading]:

@@ -2,7 +2,7 @@
 
 ``ReduceL2(x)`` reads as ``ReduceSum(x ** 2) ** (1/2)``, but no tensor holds the sum of squares. Such a value is a term
 without a tensor. Every term keeps its *uses* (node index, input slot), so that an edit can change exactly the inputs
-the pattern saw.
+the pattern saw. None of these is changed once it is made; they are not declared frozen because that costs time.
 """
 
 from __future__ import annotations
@@ -14,13 +14,15 @@ from typing import Any
 import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
-__all__ = ["Parts", "Reading", "Term", "Use"]
+__all__ = ["Parts", "Reading", "Term", "Use", "Weight", "whole"]
 
 Use = tuple[int, int]
 """Node index in its scope, input slot."""
+Weight = int | Fraction
+"""Exponent of a factor or multiple of a summand, exact; an int wherever it is whole, because ints compare fast."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Term:
     """A value: a tensor, or a constant or a reading that no tensor holds."""
 
@@ -31,16 +33,16 @@ class Term:
     reading: Reading | None = None
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Parts:
     """A value as a combination (see ``pattern.Combination``); ``nodes`` are those that compute it."""
 
     kind: str
-    items: tuple[tuple[Term, Fraction], ...]
+    items: tuple[tuple[Term, Weight], ...]
     nodes: tuple[int, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Reading:
     """A value as the result of one op: defaults filled in, axes normalised, moved attributes back in place."""
 
@@ -50,3 +52,8 @@ class Reading:
     attributes: dict[str, Any]
     nodes: tuple[int, ...] = ()
     direct: bool = True
+
+
+def whole(weight: Weight) -> Weight:
+    """The same weight, as an int if it is one."""
+    return weight.numerator if weight.denominator == 1 else weight

@@ -1,0 +1,197 @@
+"""Whether a pattern can fit a value at all, names left aside: kept in a table, because rules ask the same again.
+
+A sketch is a pattern without its names. Patterns of all rules that differ in names only have one sketch, so what one
+rule found out about a value every other rule (and alternative, and try at another root) reads from the table. A sketch
+may say yes too often, never no too often: the matcher then looks in earnest, and only where it says yes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+
+from onnx_fp16fix.language.canonical import Canonical
+from onnx_fp16fix.language.compare import close, weighed
+from onnx_fp16fix.language.pattern import (
+    Capture,
+    Combination,
+    Either,
+    Inner,
+    Moved,
+    Operation,
+    Pattern,
+    Roots,
+    Wild,
+)
+from onnx_fp16fix.language.roots import start_ops
+from onnx_fp16fix.language.rule import Variable
+from onnx_fp16fix.language.terms import Term, Weight
+
+__all__ = ["Sketch", "Sketches"]
+
+
+class Sketch:
+    """Says yes to every value. ``ops``: those of nodes whose value may fit, None for any value."""
+
+    ops: frozenset[str] | None = None
+    constant = False
+    number = 0
+    """Its place in the table, also the key of larger sketches that hold it."""
+
+    def test(self, asked: Sketches, term: Term) -> bool:
+        """Whether the value may fit; ``ops`` has been looked at."""
+        return True
+
+
+class _Constant(Sketch):
+    constant = True
+
+    def __init__(self, scalar: bool) -> None:
+        self.scalar = scalar
+
+    def test(self, asked: Sketches, term: Term) -> bool:
+        if self.scalar and asked.canonical.scalar(term) is None:
+            return False
+        return asked.canonical.is_constant(term)
+
+
+class _Number(Sketch):
+    def __init__(self, value: float) -> None:
+        self.value = value
+
+    def test(self, asked: Sketches, term: Term) -> bool:
+        value = asked.canonical.scalar(term)
+        return value is not None and close(value, self.value)
+
+
+class _Any(Sketch):
+    """One of several, or the one after moving ops."""
+
+    def __init__(self, options: tuple[Sketch, ...], moved: bool) -> None:
+        self.options, self.moved = options, moved
+
+    def test(self, asked: Sketches, term: Term) -> bool:
+        if any(asked.fits(option, term) for option in self.options):
+            return True
+        if self.moved:
+            for source, _ in asked.canonical.moved_from(term):
+                if asked.fits(self.options[0], source):
+                    return True
+        return False
+
+
+class _Combination(Sketch):
+    def __init__(self, kind: str, parts: tuple[tuple[Sketch, Weight], ...], value: float | None) -> None:
+        self.kind, self.parts, self.value = kind, parts, value
+
+    def test(self, asked: Sketches, term: Term) -> bool:
+        tree = asked.canonical.tree(self.kind, term)
+        if tree is None:
+            return False
+        operands = tree.nodes[1:]
+        for part, weight in self.parts:
+            for node in operands:
+                if (part.constant or node.weight == weight) and asked.fits(part, node.term):
+                    break
+            else:
+                one = 1 if weight > 0 else -1
+                if weight == one or weight.denominator != 1 or self.kind != "*":
+                    return False
+                if not any(node.weight == one and asked.fits(part, node.term) for node in operands):
+                    return False
+        if self.value is None:
+            return True
+        for node in operands:
+            value = asked.canonical.scalar(node.term)
+            if value is not None and close(weighed(self.kind, value, node.weight), self.value):
+                return True
+        return False
+
+
+class _Operation(Sketch):
+    def __init__(self, pattern: Operation, args: tuple[Sketch, ...]) -> None:
+        self.pattern, self.args = pattern, args
+
+    def test(self, asked: Sketches, term: Term) -> bool:
+        pattern = self.pattern
+        for reading in asked.canonical.readings(term):
+            if reading.op != pattern.op or reading.domain != pattern.domain:
+                continue
+            if pattern.literal and not reading.direct:
+                continue
+            if len(reading.args) > len(self.args) and pattern.star is None:
+                continue
+            # a shorter reading lacks an input; whether the pattern may do without is for the matcher to say
+            if all(
+                found is None or asked.fits(part, found)
+                for part, found in zip(self.args, reading.args, strict=False)
+            ):
+                return True
+        return False
+
+
+class Sketches:
+    """The sketches of one scope's patterns, and what they said of its values."""
+
+    def __init__(self, canonical: Canonical) -> None:
+        self.canonical = canonical
+        self._of: dict[int, tuple[Pattern, Sketch]] = {}
+        self._table: dict[Hashable, Sketch] = {(): Sketch()}
+        self._said: list[dict[int, bool]] = [{}]
+
+    def of(self, pattern: Pattern, variables: Mapping[str, Variable]) -> Sketch:
+        """The sketch of a rule's pattern, or of a part of it."""
+        known = self._of.get(id(pattern))
+        if known is None:  # the pattern is kept, so that its id stays its own
+            known = self._of[id(pattern)] = (pattern, self._make(pattern, variables))
+        return known[1]
+
+    def fits(self, sketch: Sketch, term: Term) -> bool:
+        """Whether the value may fit, from the table where it is known."""
+        tensor = term.tensor
+        if tensor is None:
+            return sketch.test(self, term)
+        said = self._said[sketch.number]
+        answer = said.get(id(tensor))
+        if answer is None:
+            answer = said[id(tensor)] = self._may_start(sketch, term) and sketch.test(self, term)
+        return answer
+
+    def _may_start(self, sketch: Sketch, term: Term) -> bool:
+        if sketch.ops is None or term.tensor is None:
+            return True
+        node = self.canonical.scope.producer(self.canonical.strip(term.tensor)[0])
+        return node is not None and node.op in sketch.ops
+
+    def _make(self, pattern: Pattern, variables: Mapping[str, Variable]) -> Sketch:
+        if isinstance(pattern, Inner):
+            return self.of(pattern.pattern, variables)
+        if isinstance(pattern, Roots):
+            return self.of(pattern.patterns[0], variables)
+        key: Hashable = ()
+        sketch = self._table[()]
+        if isinstance(pattern, Capture):
+            variable = variables.get(pattern.name)
+            if variable is not None and variable.kind == "const":
+                key, sketch = ("const", variable.scalar), _Constant(variable.scalar)
+        elif isinstance(pattern, Moved | Either):
+            moved = isinstance(pattern, Moved)
+            inner = (pattern.pattern,) if isinstance(pattern, Moved) else pattern.options
+            options = tuple(self.of(option, variables) for option in inner)
+            key, sketch = ("any", moved, *(o.number for o in options)), _Any(options, moved)
+        elif isinstance(pattern, Combination) and not pattern.parts:
+            key, sketch = ("number", pattern.number), _Number(pattern.number or 0.0)
+        elif isinstance(pattern, Combination):
+            parts = tuple((self.of(part, variables), weight) for part, weight in pattern.parts)
+            key = (pattern.kind, pattern.number, *((part.number, weight) for part, weight in parts))
+            sketch = _Combination(pattern.kind, parts, pattern.number)
+        elif isinstance(pattern, Operation):
+            args = tuple(self.of(argument, variables) for argument in pattern.args)
+            about = (pattern.domain, pattern.op, pattern.literal, pattern.star is None)
+            key, sketch = (*about, *(argument.number for argument in args)), _Operation(pattern, args)
+        elif not isinstance(pattern, Wild):
+            raise TypeError(pattern)
+        if key not in self._table:
+            sketch.number, sketch.ops = len(self._said), start_ops(pattern)
+            self._said.append({})
+            self._table[key] = sketch
+        return self._table[key]
