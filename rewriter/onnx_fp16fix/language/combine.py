@@ -12,7 +12,7 @@ from onnx_fp16fix.language.terms import Term, Weight, whole
 if TYPE_CHECKING:
     from onnx_fp16fix.language.canonical import Canonical
 
-__all__ = ["TREE_DEPTH", "Tree", "TreeNode", "build_tree", "may_nest", "ratio"]
+__all__ = ["TREE_DEPTH", "Tree", "TreeNode", "build_tree", "may_nest", "members", "ratio"]
 
 _TREE_NODES = 24
 """A tree stops growing here: no formula has more factors, and a long chain of Adds must stay linear."""
@@ -39,6 +39,8 @@ class Tree:
 
     def __init__(self, nodes: list[TreeNode]) -> None:
         self.nodes = nodes
+        self.fitting: dict[tuple[int, Weight], int] = {}
+        """Which of them each part of a pattern may be, kept here by ``sketch``."""
         self.above: list[int] = []
         """For each node its ancestors, the whole included."""
         for node in nodes:  # parents come before their children

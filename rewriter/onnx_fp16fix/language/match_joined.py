@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 import onnx_graphsurgeon as gs
 
 from onnx_fp16fix.language.bindings import State
-from onnx_fp16fix.language.combine import Tree, ratio
+from onnx_fp16fix.language.combine import Tree, members, ratio
 from onnx_fp16fix.language.compare import close, weighed
 from onnx_fp16fix.language.pattern import Capture, Combination, Operation, Pattern, Wild
 from onnx_fp16fix.language.terms import Term, Weight
@@ -76,8 +76,7 @@ class Joined:
         (part, weight), rest = parts[0], parts[1:]
         free_name = isinstance(part, Capture) and part.name not in state.bindings
         fitted = False
-        open_nodes = tree.candidates(covered, outermost=free_name and not rest)
-        for index in tree.behind(open_nodes) if free_name and not rest else open_nodes:
+        for index in self._open_nodes(part, weight, tree, covered, free_name and not rest):
             for found in self._part(pattern.kind, part, weight, tree, index, state):
                 fitted = True
                 yield from self._assign(pattern, rest, tree, covered | 1 << index, found)
@@ -87,6 +86,19 @@ class Joined:
         if pattern.kind == "*" and weight.denominator == 1 and 1 < copies <= 3:
             one: Weight = 1 if weight > 0 else -1
             yield from self._assign(pattern, [*rest, *[(part, one)] * copies], tree, covered, state)
+
+    def _open_nodes(
+        self, part: Pattern, weight: Weight, tree: Tree, covered: int, last: bool
+    ) -> Iterable[int]:
+        """Operands the part may be, in order; the ``last`` name, if it is free, takes what is left as a whole."""
+        if self.matcher.trace is None:
+            sketch = self.matcher.sketches.of(part, self.matcher.variables)
+            mask = self.matcher.sketches.operands(sketch, weight, tree) & ~tree.blocked(covered)
+        else:
+            mask = -1 ^ tree.blocked(covered)
+        if not last:
+            return members(mask & (1 << len(tree.nodes)) - 1)
+        return [i for i in tree.behind(tree.candidates(covered, outermost=True)) if mask >> i & 1]
 
     def _missing(self, kind: str, part: Pattern, weight: Weight, tree: Tree, covered: int) -> str:
         """Which part is not among the operands, and what is there instead."""
@@ -113,7 +125,7 @@ class Joined:
             if variable is not None and variable.kind == "const":
                 yield from self.matcher.capture(part.name, node.term, state, ratio(node.weight, weight), kind)
                 return
-        if node.weight == weight and self.matcher.may_fit(part, node.term):
+        if node.weight == weight:
             yield from self.matcher.match(part, node.term, state)
 
     def _assign_number(

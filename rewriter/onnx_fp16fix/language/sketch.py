@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping
 
 from onnx_fp16fix.language.canonical import Canonical
+from onnx_fp16fix.language.combine import Tree
 from onnx_fp16fix.language.compare import close, weighed
 from onnx_fp16fix.language.pattern import (
     Capture,
@@ -87,22 +88,22 @@ class _Combination(Sketch):
         tree = asked.canonical.tree(self.kind, term)
         if tree is None:
             return False
-        operands = tree.nodes[1:]
+        together = 0
         for part, weight in self.parts:
-            for node in operands:
-                if (part.constant or node.weight == weight) and asked.fits(part, node.term):
-                    break
-            else:
-                one = 1 if weight > 0 else -1
-                if weight == one or weight.denominator != 1 or self.kind != "*":
-                    return False
-                if not any(node.weight == one and asked.fits(part, node.term) for node in operands):
-                    return False
-        if self.value is None:
-            return True
-        for node in operands:
+            mask = asked.operands(part, weight, tree)
+            if abs(weight.numerator) > 1 and weight.denominator == 1 and self.kind == "*":
+                mask |= asked.operands(part, 1 if weight > 0 else -1, tree)
+            if not mask:
+                return False
+            together |= mask
+        if together.bit_count() < len(self.parts):
+            return False
+        return self.value is None or self._has_number(asked, tree, self.value)
+
+    def _has_number(self, asked: Sketches, tree: Tree, wanted: float) -> bool:
+        for node in tree.nodes[1:]:
             value = asked.canonical.scalar(node.term)
-            if value is not None and close(weighed(self.kind, value, node.weight), self.value):
+            if value is not None and close(weighed(self.kind, value, node.weight), wanted):
                 return True
         return False
 
@@ -155,6 +156,18 @@ class Sketches:
         if answer is None:
             answer = said[id(tensor)] = self._may_start(sketch, term) and sketch.test(self, term)
         return answer
+
+    def operands(self, part: Sketch, weight: Weight, tree: Tree) -> int:
+        """The operands that a part with this weight may be, as bits; a constant takes up any weight."""
+        key = (part.number, 0 if part.constant else weight)
+        mask = tree.fitting.get(key)
+        if mask is None:
+            mask = 0
+            for index, node in enumerate(tree.nodes):
+                if index and (part.constant or node.weight == weight) and self.fits(part, node.term):
+                    mask |= 1 << index
+            tree.fitting[key] = mask
+        return mask
 
     def _may_start(self, sketch: Sketch, term: Term) -> bool:
         if sketch.ops is None or term.tensor is None:
