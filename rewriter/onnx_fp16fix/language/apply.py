@@ -176,7 +176,7 @@ class _Pass:
             self.records.append(decided)
         for scope in self.scopes:
             before = scope.matcher.exhausted
-            for index, patterns in alternatives(rule.patterns, scope.index):
+            for index, patterns in alternatives(rule.patterns, rule.variables, scope.index):
                 stats.tried += 1
                 record = self._at(rule, scope, index, patterns)
                 if record is not None:
@@ -327,4 +327,4 @@ def _made_by(rule: Rule, node: ViewNode) -> bool:
 
 def _open_scope(scope: ScopeView, names: Names) -> _Scope:
     matcher = Matcher(scope)
-    return _Scope(scope, matcher, ScopeEditor(scope, matcher, names), OpIndex(scope, matcher.canonical))
+    return _Scope(scope, matcher, ScopeEditor(scope, matcher, names), OpIndex(scope, matcher.sketches))

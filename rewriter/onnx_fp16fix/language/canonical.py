@@ -37,7 +37,7 @@ class Canonical:
         self.opset = scope.model.opset
         self._stripped: dict[int, tuple[gs.Tensor, tuple[int, ...]]] = {}
         self._parts: dict[tuple[int, str], Parts | None] = {}
-        self._trees: dict[tuple[int, str], Tree | None] = {}
+        self._trees: dict[str, dict[int, Tree | None]] = {}
         self._readings: dict[int, tuple[Reading, ...]] = {}
         self._constants: dict[int, npt.NDArray[Any] | None] = {}
         self._scalars: dict[int, float | None] = {}
@@ -170,12 +170,12 @@ class Canonical:
 
     def tree(self, kind: str, term: Term) -> Tree | None:
         """The term as a combination of all levels."""
-        if term.tensor is None or self.strip(term.tensor)[1]:
+        if term.tensor is None:
             return build_tree(self, kind, term)
-        key = (id(term.tensor), kind)
-        if key not in self._trees:
-            self._trees[key] = build_tree(self, kind, term)
-        return self._trees[key]
+        trees = self._trees.setdefault(kind, {})
+        if id(term.tensor) not in trees:
+            trees[id(term.tensor)] = build_tree(self, kind, term)
+        return trees[id(term.tensor)]
 
     def direct(self, node: ViewNode) -> Reading | None:
         """The node as it is written, attributes in the form of the oldest opset; None if that cannot be told."""

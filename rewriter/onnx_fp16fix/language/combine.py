@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -63,13 +63,16 @@ class Tree:
         free = [index for index in range(1, len(nodes)) if not blocked >> index & 1]
         return [i for i in free if blocked >> nodes[i].parent & 1] if outermost else free
 
-    def behind(self, indices: list[int]) -> list[int]:
-        """These nodes, each followed by what it is the only operand of: Reciprocal(b), Neg(b) are outermost as b is."""
+    def behind(self, indices: list[int], vanishes: Callable[[int], bool]) -> list[int]:
+        """These nodes, each followed by its only operand that counts: Reciprocal(b), Neg(b), 1 / b are as outer as b.
+
+        ``vanishes`` tells the operands that do not count: a one in a product, a zero in a sum.
+        """
         found = []
         for index in indices:
             found.append(index)
-            while len(self.nodes[index].children) == 1:
-                index = self.nodes[index].children[0]
+            while len(counts := [i for i in self.nodes[index].children if not vanishes(i)]) == 1:
+                index = counts[0]
                 found.append(index)
         return found
 

@@ -60,8 +60,6 @@ class Matcher:
         if not root.outputs or root.outputs[0].is_empty():
             return None
         self._steps, self.variables = 0, variables
-        if not self.may_fit(pattern, Term(root.outputs[0])):
-            return None
         try:
             for state in self._rooted(pattern, root):
                 match = Match(
@@ -75,10 +73,6 @@ class Matcher:
         except _Exhausted:
             self.exhausted += 1
         return None
-
-    def may_fit(self, pattern: Pattern, term: Term) -> bool:
-        """A quick look, names left aside; always true while a trace is kept, which wants to see where it fails."""
-        return self.trace is not None or self.sketches.fits(self.sketches.of(pattern, self.variables), term)
 
     def _rooted(self, pattern: Pattern, root: ViewNode) -> Iterator[State]:
         first, *others = pattern.patterns if isinstance(pattern, Roots) else (pattern,)

@@ -76,19 +76,19 @@ class Joined:
         (part, weight), rest = parts[0], parts[1:]
         free_name = isinstance(part, Capture) and part.name not in state.bindings
         fitted = False
-        for index in self._open_nodes(part, weight, tree, covered, free_name and not rest):
+        for index in self._open_nodes(pattern.kind, part, weight, tree, covered, free_name and not rest):
             for found in self._part(pattern.kind, part, weight, tree, index, state):
                 fitted = True
                 yield from self._assign(pattern, rest, tree, covered | 1 << index, found)
         if not fitted and self.matcher.trace is not None:
             self.matcher.trace.note(state, lambda: self._missing(pattern.kind, part, weight, tree, covered))
-        copies = abs(weight.numerator)
-        if pattern.kind == "*" and weight.denominator == 1 and 1 < copies <= 3:
-            one: Weight = 1 if weight > 0 else -1
-            yield from self._assign(pattern, [*rest, *[(part, one)] * copies], tree, covered, state)
+        if pattern.kind == "*" and weight.denominator == 1 and 1 < abs(weight.numerator) <= 3:
+            one = 1 if weight > 0 else -1  # x ** 3 is x * x ** 2 or x * x * x
+            apart: Parts = [(part, one), (part, weight - one)]
+            yield from self._assign(pattern, [*rest, *apart], tree, covered, state)
 
     def _open_nodes(
-        self, part: Pattern, weight: Weight, tree: Tree, covered: int, last: bool
+        self, kind: str, part: Pattern, weight: Weight, tree: Tree, covered: int, last: bool
     ) -> Iterable[int]:
         """Operands the part may be, in order; the ``last`` name, if it is free, takes what is left as a whole."""
         if self.matcher.trace is None:
@@ -98,7 +98,9 @@ class Joined:
             mask = -1 ^ tree.blocked(covered)
         if not last:
             return members(mask & (1 << len(tree.nodes)) - 1)
-        return [i for i in tree.behind(tree.candidates(covered, outermost=True)) if mask >> i & 1]
+        outermost = tree.candidates(covered, outermost=True)
+        behind = tree.behind(outermost, lambda index: self._is_identity(kind, tree, index))
+        return [index for index in behind if mask >> index & 1]
 
     def _missing(self, kind: str, part: Pattern, weight: Weight, tree: Tree, covered: int) -> str:
         """Which part is not among the operands, and what is there instead."""

@@ -6,13 +6,14 @@ asks for them, in time linear in its nodes, and shared by all rules.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from onnx_fp16fix.graph import ScopeView, ViewNode
-from onnx_fp16fix.language.canonical import Canonical
 from onnx_fp16fix.language.combine import TREE_DEPTH
 from onnx_fp16fix.language.pattern import Combination, Either, Inner, Operation, Pattern, Roots
 from onnx_fp16fix.language.roots import needed_ops, root_ops, start_ops
+from onnx_fp16fix.language.rule import Variable
+from onnx_fp16fix.language.sketch import Sketches
 from onnx_fp16fix.language.spellings import SPLITS
 from onnx_fp16fix.language.terms import Term
 
@@ -30,8 +31,8 @@ Kinds = tuple[str, ...]
 class OpIndex:
     """Nodes of one scope by op, and what is among their operands."""
 
-    def __init__(self, scope: ScopeView, canonical: Canonical) -> None:
-        self.scope, self.canonical = scope, canonical
+    def __init__(self, scope: ScopeView, sketches: Sketches) -> None:
+        self.scope, self.sketches, self.canonical = scope, sketches, sketches.canonical
         self.by_op: dict[str, list[int]] = {}
         for node in scope.nodes:
             self.by_op.setdefault(node.op, []).append(node.index)
@@ -168,12 +169,15 @@ def _wanted(pattern: Combination, kinds: Kinds) -> Iterator[tuple[Kinds, frozens
             yield from _wanted(inner, kinds)
 
 
-def alternatives(patterns: Sequence[Pattern], index: OpIndex) -> list[tuple[int, list[Pattern]]]:
+def alternatives(
+    patterns: Sequence[Pattern], variables: Mapping[str, Variable], index: OpIndex
+) -> list[tuple[int, list[Pattern]]]:
     """Nodes to try, in order, each with the alternatives that may have their root there."""
-    if len(patterns) == 1:
-        return [(root, [patterns[0]]) for root in index.roots(patterns[0])]
     found: dict[int, list[Pattern]] = {}
     for pattern in patterns:
+        sketch = index.sketches.of(pattern, variables)
         for root in index.roots(pattern):
-            found.setdefault(root, []).append(pattern)
-    return sorted(found.items())
+            outputs = index.scope.nodes[root].outputs
+            if outputs and index.sketches.fits(sketch, Term(outputs[0])):
+                found.setdefault(root, []).append(pattern)
+    return sorted(found.items()) if len(patterns) > 1 else list(found.items())
