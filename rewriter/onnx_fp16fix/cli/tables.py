@@ -129,7 +129,7 @@ def _checks(verification: VerificationEntry) -> list[tuple[str, str]]:
     if ort := verification.onnxruntime:
         fine = ort.loads and ort.runs is not False
         rows.append(
-            (f"ONNX Runtime ({ort.provider})", "loads and runs" if fine else ort.message or "does not load")
+            (f"ONNX Runtime ({ort.provider})", ort.message or ("loads and runs" if fine else "does not load"))
         )
     if trt := verification.tensorrt:
         share = (

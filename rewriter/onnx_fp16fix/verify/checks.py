@@ -15,18 +15,16 @@ from typing import Literal
 from onnx_fp16fix.calibrate import Dataset
 from onnx_fp16fix.document import (
     Fp32Check,
-    OrtCheck,
     OutputError,
     SimulationCheck,
     TensorRTCheck,
     VerificationEntry,
     WorstTensor,
 )
-from onnx_fp16fix.errors import ModelError, Problem, UsageError
+from onnx_fp16fix.errors import Problem, UsageError
 from onnx_fp16fix.half import BF16, FP16, HALF_TYPES, FloatType, Half
 from onnx_fp16fix.model import Model, save_model
 from onnx_fp16fix.progress import Progress, Silent
-from onnx_fp16fix.runtime import open_session
 from onnx_fp16fix.simulate import (
     Fp32Report,
     Mode,
@@ -34,21 +32,12 @@ from onnx_fp16fix.simulate import (
     compare_fp32,
     compare_simulated,
 )
-from onnx_fp16fix.verify.backends import tensorrt
+from onnx_fp16fix.verify.backends import onnxruntime, tensorrt
 
 __all__ = ["Tolerances", "Verified", "simulation_check", "usual_tolerance", "verify_models"]
 
 TensorRTMode = Literal["auto", "off", "require"]
 _SILENT = Silent()
-
-
-_NO_KERNEL = (
-    "not_implemented",
-    "not implemented",
-    "could not find an implementation",
-    "mlfloat16 data type is not supported",
-)
-"""A gap of ONNX Runtime's CPU provider in FP16 says nothing of the GPU providers the model is for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,12 +107,14 @@ def verify_models(
     report = simulation or _simulate(before, after, data, exponents, typed, kernels, half.name, progress)
     if typed or as_type is not None:
         _judge(report, usual_tolerance(half) if limits.fp16 is None else limits.fp16, verdict)
-    ort = _onnxruntime(after, data, verdict)
+    ort = onnxruntime.run_once(after, data)
+    verdict.failures += ort.failures
+    verdict.not_checked += ort.not_checked
     trt = _tensorrt(before, after, data, typed, tensorrt_mode, verdict, progress)
     entry = VerificationEntry(
         fp32=fp32,
         fp16_sim=simulation_check(report, half.name),
-        onnxruntime=ort,
+        onnxruntime=ort.check,
         tensorrt=trt,
         not_checked=verdict.not_checked,
         failures=verdict.failures,
@@ -222,24 +213,6 @@ def simulation_check(report: SimulationReport, half: Half = "fp16") -> Simulatio
         else WorstTensor(name=worst.name, rel_l2=_finite(worst.rel_l2), nonfinite=worst.nonfinite),
         first_nonfinite=report.first_nonfinite,
     )
-
-
-def _onnxruntime(after: Model, data: Dataset, verdict: _Verdict) -> OrtCheck:
-    """Loads and runs only: on a CPU ONNX Runtime computes FP16 ops in FP32, so its numbers prove nothing."""
-    check = OrtCheck(provider="CPUExecutionProvider", loads=False)
-    try:
-        session = open_session(after.proto, after.base_dir, optimize=True)
-        check.loads = True
-        session.run(next(iter(data)))
-        check.runs = True
-    except ModelError as error:
-        check.message = error.problems[0].message
-        check.runs = False if check.loads else None
-        if any(words in check.message.lower() for words in _NO_KERNEL):
-            verdict.not_checked.append(f"onnxruntime: its CPU provider lacks a kernel ({check.message})")
-        else:
-            verdict.failures.append(f"ONNX Runtime: {check.message}")
-    return check
 
 
 def _tensorrt(

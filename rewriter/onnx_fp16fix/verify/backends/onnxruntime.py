@@ -1,0 +1,67 @@
+"""Whether ONNX Runtime loads and runs the model.
+
+No more than that: on a CPU it computes FP16 ops in FP32, so its numbers prove nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from onnx_fp16fix.calibrate import Dataset
+from onnx_fp16fix.document import OrtCheck
+from onnx_fp16fix.errors import ModelError
+from onnx_fp16fix.model import Model
+from onnx_fp16fix.runtime import open_session
+
+__all__ = ["OrtResult", "run_once"]
+
+_NO_KERNEL = (
+    "not_implemented",
+    "not implemented",
+    "could not find an implementation",
+    "mlfloat16 data type is not supported",
+)
+"""A gap of ONNX Runtime's CPU provider in FP16 says nothing of the GPU providers the model is for."""
+
+
+@dataclass(frozen=True, slots=True)
+class OrtResult:
+    """The document's entry, and what it means for the verdict: at most one of both lists has an element."""
+
+    check: OrtCheck
+    not_checked: tuple[str, ...] = ()
+    failures: tuple[str, ...] = ()
+
+
+def run_once(model: Model, data: Dataset) -> OrtResult:
+    """Load the model with all graph optimizations, as users do, and run one sample."""
+    check = OrtCheck(provider="CPUExecutionProvider", loads=False)
+    try:
+        session = open_session(model.proto, model.base_dir, optimize=True)
+        check.loads = True
+        session.run(next(iter(data)))
+        check.runs = True
+    except ModelError as error:
+        check.message = error.problems[0].message
+        check.runs = False if check.loads else None
+    if check.message is None:
+        return OrtResult(check)
+    if any(words in check.message.lower() for words in _NO_KERNEL):
+        return OrtResult(check, (f"onnxruntime: its CPU provider lacks a kernel ({check.message})",))
+    if _runs_as_written(model, data):
+        # The CPU provider puts Casts around FP16 nodes, and fusions trip over these (1.31: a LayerNorm with a Mul
+        # before its Pow). No GPU does that, and the model is right as it is written.
+        check.loads = check.runs = True
+        check.message = (
+            f"runs with graph optimizations off; with them its CPU provider fails ({check.message})"
+        )
+        return OrtResult(check, (f"onnxruntime: the model {check.message}",))
+    return OrtResult(check, failures=(f"ONNX Runtime: {check.message}",))
+
+
+def _runs_as_written(model: Model, data: Dataset) -> bool:
+    try:
+        open_session(model.proto, model.base_dir).run(next(iter(data)))
+    except ModelError:
+        return False
+    return True
