@@ -10,7 +10,7 @@ import onnx
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-__all__ = ["Step", "build", "feed", "graphs"]
+__all__ = ["SHAPE", "STEPS", "Builder", "Step", "build", "extend", "feed", "graphs"]
 
 SHAPE = (1, 4, 5, 5)
 """Of the graph input. Images for convolutions, square matrices for products."""
@@ -35,13 +35,14 @@ class Builder:
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     weights: list[onnx.TensorProto] = field(default_factory=list)
     tensors: list[tuple[str, tuple[int, ...]]] = field(default_factory=lambda: [("x", SHAPE)])
+    prefix: str = ""
 
     def read(self, back: int) -> tuple[str, tuple[int, ...]]:
         return self.tensors[-1 - back % len(self.tensors)]
 
     def node(self, op: str, *inputs: str, **attrs: object) -> str:
         """A node; its result is the input of the next one, a tensor only once ``add`` says so."""
-        name = f"t{len(self.nodes)}"
+        name = f"{self.prefix}t{len(self.nodes)}"
         self.nodes.append(helper.make_node(op, inputs, [name], name=f"{op}_{name}", **attrs))
         return name
 
@@ -49,7 +50,7 @@ class Builder:
         self.tensors.append((name, shape))
 
     def weight(self, values: object) -> str:
-        name = f"w{len(self.weights)}"
+        name = f"{self.prefix}w{len(self.weights)}"
         self.weights.append(numpy_helper.from_array(np.asarray(values).astype(np.float32), name))
         return name
 
@@ -161,9 +162,8 @@ RULES: dict[str, Rule] = {
 }
 
 
-def build(steps: list[Step], tap: int | None = None) -> onnx.ModelProto:
-    """The graph of the steps; its outputs are the last tensor and, with ``tap``, one from inside."""
-    graph = Builder()
+def extend(graph: Builder, steps: list[Step]) -> None:
+    """Add the nodes of the steps."""
     for step in steps:
         rng = np.random.default_rng(step.seed)
         x, shape = graph.read(step.first)
@@ -175,6 +175,12 @@ def build(steps: list[Step], tap: int | None = None) -> onnx.ModelProto:
             graph.add(graph.node("GlobalAveragePool", x), (*shape[:2], 1, 1))
         else:
             RULES[step.op](graph, step, x, shape, random)
+
+
+def build(steps: list[Step], tap: int | None = None) -> onnx.ModelProto:
+    """The graph of the steps; its outputs are the last tensor and, with ``tap``, one from inside."""
+    graph = Builder()
+    extend(graph, steps)
     tensors = dict(graph.tensors[1:])
     last = graph.tensors[-1][0]
     names = [last] if tap is None else list(dict.fromkeys([list(tensors)[tap % len(tensors)], last]))
@@ -194,7 +200,7 @@ def feed(seed: int) -> dict[str, np.ndarray]:
     return {"x": np.random.default_rng(seed).standard_normal(SHAPE).astype(np.float32)}
 
 
-_STEPS = st.builds(
+STEPS = st.builds(
     Step,
     op=st.sampled_from(sorted(RULES)),
     first=st.integers(0, 3),
@@ -202,4 +208,4 @@ _STEPS = st.builds(
     scale=st.floats(-4, 6, width=16),
     seed=st.integers(0, 99),
 )
-graphs = st.lists(_STEPS, min_size=3, max_size=12)
+graphs = st.lists(STEPS, min_size=3, max_size=12)

@@ -13,7 +13,7 @@ from onnx_fp16fix.operators.relation import (
     inp,
     out,
 )
-from onnx_fp16fix.operators.types import FloatSlots, first_opset, float_slots
+from onnx_fp16fix.operators.types import FloatSlots, first_opset, float_slots, hands_on
 
 __all__ = [
     "OPS",
@@ -28,6 +28,7 @@ __all__ = [
     "first_opset",
     "float_slots",
     "flops",
+    "hands_on",
     "inp",
     "out",
     "relation_of",

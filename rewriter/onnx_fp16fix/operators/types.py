@@ -10,7 +10,7 @@ import onnx
 
 from onnx_fp16fix.half import FP16, FloatType, Half
 
-__all__ = ["FloatSlots", "first_opset", "float_slots"]
+__all__ = ["FloatSlots", "first_opset", "float_slots", "hands_on"]
 
 _ALSO = {
     # one element-wise kernel, one type: TensorRT refuses a base and an exponent of different types
@@ -128,6 +128,16 @@ def first_opset(domain: str, op: str, half: FloatType) -> int | None:
     latest = onnx.defs.onnx_opset_version() if not domain else 0
     versions = (opset for opset in range(1, latest + 1) if float_slots(domain, op, opset, 1, 1, half).fp16)
     return next(versions, None)
+
+
+@lru_cache(maxsize=64)
+def hands_on(op: str, opset: int, half: FloatType) -> bool:
+    """Whether an If, Loop or Scan of the default domain may hand tensors of this type in and out."""
+    try:
+        schema = onnx.defs.get_schema(op, opset, "")
+    except onnx.defs.SchemaError:
+        return False
+    return any(f"tensor({half.suffix})" in entry.allowed_type_strs for entry in schema.type_constraints)
 
 
 def _is_container(schema: onnx.defs.OpSchema, formal: onnx.defs.OpSchema.FormalParameter) -> bool:

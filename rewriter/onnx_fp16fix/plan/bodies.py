@@ -10,11 +10,12 @@ from onnx_fp16fix.calibrate.ranges import RangeTable
 from onnx_fp16fix.graph import ScopeView, ViewNode
 from onnx_fp16fix.half import FloatType
 from onnx_fp16fix.model import ScopePath
+from onnx_fp16fix.operators import hands_on
 from onnx_fp16fix.plan.exact import summands
 from onnx_fp16fix.plan.facts import BORDER, Facts
 from onnx_fp16fix.plan.joint import JointFacts, join
 
-__all__ = ["joined", "long_sums"]
+__all__ = ["joined", "long_sums", "untyped"]
 
 _PLANNED = frozenset({"If", "Loop", "Scan"})
 _SUMS = frozenset({"Add", "Sub", "Sum"})
@@ -78,6 +79,16 @@ def joined(
             stays |= {(body.path, node.index): kept for node in body.nodes}
         per_sample[body.path] = executions(facts) / max(1, ranges.samples)
     return join(Facts(scope, ranges, margin, half), whole, per_sample)
+
+
+def untyped(facts: JointFacts) -> dict[int, str]:
+    """Borders that no 16-bit value may cross in this opset."""
+    opset, half = facts.scope.model.opset, facts.half
+    return {
+        index: f"opset {opset} has no {half.label} {crossing.holder.op}"
+        for index, crossing in facts.joint.crossings.items()
+        if not hands_on(crossing.holder.op, opset, half)
+    }
 
 
 def long_sums(facts: JointFacts) -> dict[int, str]:

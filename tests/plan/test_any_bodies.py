@@ -1,0 +1,61 @@
+"""Whatever the bodies: the plan keeps every FP32 bit, both models are valid, and nothing overflows at an output.
+
+``FP16FIX_EXAMPLES=1000`` tries more graphs than the few of an ordinary run.
+"""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import onnx
+from hypothesis import HealthCheck, assume, given, note, settings
+
+from onnx_fp16fix.calibrate import calibrate, open_data
+from onnx_fp16fix.emit import convert, rescale
+from onnx_fp16fix.graph import build_view
+from onnx_fp16fix.model import wrap_model
+from onnx_fp16fix.plan import make_plan
+from onnx_fp16fix.plan.facts import Facts
+from onnx_fp16fix.runtime import open_session
+from onnx_fp16fix.simulate import compare_simulated
+from plan.random_bodies import Held, build_held, feeds, held
+from plan.test_bit_identical import LARGEST, SMALLEST
+
+
+@settings(
+    derandomize=True,
+    max_examples=int(os.environ.get("FP16FIX_EXAMPLES", "15")),
+    deadline=None,
+    database=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
+)
+@given(case=held)
+def test_any_bodies(case: Held) -> None:
+    proto = build_held(case)
+    onnx.checker.check_model(proto, full_check=True)
+    data = open_data(feeds(1), proto)
+    scope = build_view(wrap_model(proto)).main
+    ranges = calibrate(proto, data)
+    entries = [ranges.get(name) for name in ranges]
+    assume(not any(e.nonfinite or e.absmax > LARGEST or 0 < e.absmax < SMALLEST for e in entries))
+    plan = make_plan(scope, ranges)
+    note(f"plan: {plan}")
+    rescaled = rescale(scope, Facts(scope, ranges), plan)
+    typed = convert(
+        build_view(rescaled.model).main,
+        rescaled.fp32_nodes,
+        guards=rescaled.raised,
+        bodies=rescaled.bodies,
+        half_borders=rescaled.half_borders,
+    ).model.proto
+    for result in (rescaled.model.proto, typed):
+        onnx.checker.check_model(result, full_check=True)
+        open_session(result, optimize=True)
+        assert (result.graph.input, result.graph.output) == (proto.graph.input, proto.graph.output)
+    for feed in [*feeds(1), *feeds(2)]:
+        expected, actual = (open_session(m).run(feed) for m in (proto, rescaled.model.proto))
+        for name, value in expected.items():
+            np.testing.assert_array_equal(actual[name].view(np.uint32), value.view(np.uint32), err_msg=name)
+    report = compare_simulated(proto, typed, data, exponents=rescaled.exponents)
+    assert [output.name for output in report.outputs if output.nonfinite] == [], report.first_nonfinite
