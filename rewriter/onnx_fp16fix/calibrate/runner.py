@@ -33,6 +33,10 @@ class Observer:
         """Whether a tensor is to be measured."""
         return True
 
+    def opens(self, node: onnx.NodeProto) -> bool:
+        """Whether the bodies of a node are run here, where what is in them can be seen."""
+        return True
+
     def saw(self, keys: Sequence[str], values: Array, source: str | None) -> None:
         """A tensor was computed. ``source``: key of one that holds the same elements in another order or shape."""
 
@@ -143,7 +147,9 @@ class Runner:
         """Whether the node is run here: its bodies are opened, unless what passes through is no tensor."""
         if node.op_type not in CONTROL_FLOW or node.domain not in ("", "ai.onnx"):
             return False
-        if any(name in known.untensored for name in (*node_reads(node), *node.output)):
+        if not self._setting.observer.opens(node) or any(
+            name in known.untensored for name in (*node_reads(node), *node.output)
+        ):
             return False
         declared = (info for _, graph in _bodies(node) for info in (*graph.input, *graph.output))
         if any(info.type.WhichOneof("value") not in (None, "tensor_type") for info in declared):

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from onnx_fp16fix.calibrate import RangeTable
+from onnx_fp16fix.calibrate.ranges import tensor_key
 from onnx_fp16fix.document import Finding
 from onnx_fp16fix.emit import convert, half_borders, rescale, share_constants
 from onnx_fp16fix.graph import GraphView, ScopeView, build_view
@@ -79,7 +80,8 @@ def by_scope(
 @dataclass
 class Emitted:
     """``result`` is what is written, ``fp32`` the rescaled FP32 model it was typed from, ``exponents`` the scales of
-    its tensors, ``findings`` what constants went through; ``sidecars`` tell engines what stays in FP32."""
+    its tensors by key in ``result``, ``findings`` what constants went through; ``sidecars`` tell engines what stays
+    FP32."""
 
     result: Model
     fp32: Model
@@ -116,6 +118,7 @@ def emit(run: Run, state: State, precision: Precision, io: Io) -> Emitted:
             )  # fmt: skip
             result, casts = share_constants(converted.model), converted.casts
             findings = constant_findings(converted, state.half_type)
+        exponents = _moved(exponents, state.model, result)
     nodes, kept = fp32_model.proto.graph.node, sum(len(part.fp32) for _, part in plan.scopes())
     run.document.plan = plan_entry(state.view, plan, muls, casts)
     run.document.plan.precision = precision
@@ -134,3 +137,15 @@ def emit(run: Run, state: State, precision: Precision, io: Io) -> Emitted:
             f"{kept} nodes must stay in FP32; a FP32 model cannot say so, its sidecar files and --precision fp16 do"
         )
     return Emitted(result, fp32_model, exponents, findings, sidecars)
+
+
+def _moved(exponents: Mapping[str, int], before: Model, after: Model) -> dict[str, int]:
+    """Exponents with the places that bodies have in ``after``: nodes were inserted before them."""
+    places = {old.path: new.path for old, new in zip(before.scopes(), after.scopes(), strict=True)}
+    keys = {tensor_key(old, ""): tensor_key(new, "") for old, new in places.items() if old}
+    moved = {}
+    for key, exponent in exponents.items():
+        place, separator, name = key.partition("::")
+        inside = f"{place}{separator}" in keys
+        moved[f"{keys[place + separator]}{name}" if inside else key] = exponent
+    return moved

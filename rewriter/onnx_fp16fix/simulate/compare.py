@@ -21,7 +21,9 @@ from onnx_fp16fix.calibrate.shapes import MEASURED_TYPES, infer_elements, tensor
 from onnx_fp16fix.errors import ModelError, Problem
 from onnx_fp16fix.progress import Progress, Silent
 from onnx_fp16fix.runtime import open_session
+from onnx_fp16fix.simulate.bodies import Inside, compare_bodies, matching_bodies
 from onnx_fp16fix.simulate.harm import harmless_tensors
+from onnx_fp16fix.simulate.inside import first_of, harmless_inside, in_order
 from onnx_fp16fix.simulate.kernels import Mode
 from onnx_fp16fix.simulate.metrics import Distance, distance, distances, same_bits
 from onnx_fp16fix.simulate.parts import PartedModel
@@ -69,7 +71,9 @@ def compare_simulated(
 ) -> SimulationReport:
     """Run ``before`` in FP32 and ``after`` in simulated FP16 and compare every float tensor both have by name.
 
-    ``exponents[name] = s``: ``after`` stores that tensor as true value x 2**-s. ``assume_fp16``: ``after`` is an FP32
+    Tensors inside bodies of If, Loop and Scan are compared each time the body runs.
+    ``exponents[key] = s``: ``after`` stores that tensor as true value x 2**-s (keys with places in ``after``, see
+    ``calibrate.ranges.tensor_key``). ``assume_fp16``: ``after`` is an FP32
     model to be taken as FP16 throughout, or as BF16 with ``half="bf16"``.
     ``tensors="outputs"`` compares graph outputs only, which costs two plain
     inferences and little more. ``mode``: what kernels keep in FP16 inside, see ``kernels``. ``threshold``:
@@ -117,26 +121,49 @@ def compare_simulated(
             before_dir=before_dir, after_dir=after_dir,
         )  # fmt: skip
     incomparable = frozenset(name for name in names if name in wanted and name not in finite)
-    return _report(
-        before, {name: _error(name, found[name]) for name in names}, harmless, incomparable, threshold
-    )
+    inside, strayed = dict[str, Inside](), dict[str, tuple[int, int]]()
+    if tensors == "all":
+        inside, strayed = compare_bodies(
+            before, rounded, data, before_dir=before_dir, after_dir=after_dir,
+            exponents=_of_bodies(exponents, before, after), threshold=threshold, progress=progress,
+        )  # fmt: skip
+    main = {name: _error(name, found[name]) for name in names}
+    errors = in_order(before.graph, rounded.graph, main, inside)
+    if inside:
+        harmless |= harmless_inside(before.graph, errors)
+    return _report(before, errors, inside, harmless, incomparable, threshold, strayed)
+
+
+def _of_bodies(
+    exponents: Mapping[str, int], before: onnx.ModelProto, after: onnx.ModelProto
+) -> dict[str, int]:
+    """Exponents inside bodies, whose keys have the places of ``after``, under the keys of ``before``."""
+    inner = {key: key.split("::", 1) for key in exponents if "::" in key}
+    places = matching_bodies(before.graph, after.graph) if inner else {}
+    keys = {"/".join(other): "/".join(own) for other, own in places.items()}
+    return {f"{keys[place]}::{name}": exponents[key] for key, (place, name) in inner.items() if place in keys}
 
 
 def _report(
     before: onnx.ModelProto,
     found: Mapping[str, TensorError],
+    inside: Mapping[str, Inside],
     harmless: frozenset[str],
     incomparable: frozenset[str],
     threshold: float,
+    strayed: Mapping[str, tuple[int, int]],
 ) -> SimulationReport:
     return SimulationReport(
         outputs=tuple(found[info.name] for info in before.graph.output if info.name in found),
         tensors=found,
-        first_nonfinite=next((name for name, error in found.items() if error.nonfinite), None),
+        first_nonfinite=first_of(found, inside, lambda error: error.nonfinite > 0, lambda entry: entry.bad),
         worst=max(found.values(), key=lambda error: error.rel_l2, default=None),
-        first_lossy=next((name for name, error in found.items() if not error.rel_l2 <= threshold), None),
+        first_lossy=first_of(
+            found, inside, lambda error: not error.rel_l2 <= threshold, lambda entry: entry.lossy
+        ),
         harmless=harmless,
         incomparable=incomparable,
+        strayed=strayed,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 __all__ = ["Fp32Report", "SimulationReport", "TensorError"]
 
@@ -15,6 +15,8 @@ class TensorError:
     ``rel_l2``: ||a - b|| / ||b||, b the reference; of integers and booleans the share that differs; ``inf`` if shapes
     differ or ``nonfinite`` is not 0.
     ``max_abs``: largest difference of an element, ``inf`` likewise.
+    ``run``: of a tensor inside a body, the number of the run of that body, in its sample, in which it first was not
+    finite, or else was furthest off.
     ``nonfinite``: elements that are NaN or infinite, where the reference is finite or differs in kind.
     """
 
@@ -22,16 +24,19 @@ class TensorError:
     rel_l2: float
     max_abs: float
     nonfinite: int
+    run: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class SimulationReport:
     """Simulated FP16 against FP32.
 
-    ``tensors``: every computed float tensor that both models have by name, outputs included, in topological order.
+    ``tensors``: every computed float tensor that both models have by name, outputs included, in topological order;
+    those inside bodies under the keys of range tables (``4:body:0::h``), worst over the runs of the body.
     ``worst`` is the tensor with the largest ``rel_l2``, ``first_lossy`` the first whose ``rel_l2`` passes the
     threshold asked for. ``harmless``: non-finite tensors whose readers give what the true values would give, see
     ``harm``; judged only where all tensors are compared. ``incomparable``: outputs without one finite reference value.
+    ``strayed``: bodies that ran more or less often than in FP32 on some sample, with both numbers, FP32 first.
     """
 
     outputs: tuple[TensorError, ...]
@@ -41,6 +46,7 @@ class SimulationReport:
     first_lossy: str | None = None
     harmless: frozenset[str] = frozenset()
     incomparable: frozenset[str] = frozenset()
+    strayed: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
     @property
     def harmful(self) -> tuple[str, ...]:
