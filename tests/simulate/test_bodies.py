@@ -12,6 +12,7 @@ import onnx_fp16fix
 from calibrate.small_models import model
 from onnx_fp16fix.calibrate import open_data
 from onnx_fp16fix.simulate import SimulationReport, compare_simulated, meeting
+from onnx_fp16fix.simulate.bodies import matching_bodies
 from onnx_fp16fix.simulate.meeting import Meeting, run_together
 
 TRUE, FALSE = np.array(True), np.array(False)
@@ -178,3 +179,15 @@ def test_a_failure_of_one_side_ends_the_other(side: int, monkeypatch: pytest.Mon
     with pytest.raises(KeyboardInterrupt):
         run_together(place, *((fails, waits) if side == 0 else (waits, fails)))
     assert threading.active_count() == 1
+
+
+def test_a_node_is_found_again_by_what_has_not_changed() -> None:
+    after = onnx.ModelProto()
+    after.CopyFrom(LOOP)
+    loop = after.graph.node[0]
+    loop.output[0], loop.output[1] = "y.stored", "all.stored"
+    after.graph.node.insert(0, onnx.helper.make_node("Identity", ["x"], ["unused"]))
+    assert matching_bodies(LOOP.graph, after.graph) == {("1:body:0",): ("0:body:0",)}
+    for node, name in zip(after.graph.node[1].attribute[0].g.node, "abcd", strict=True):
+        node.output[0] = name
+    assert matching_bodies(LOOP.graph, after.graph) == {}

@@ -6,7 +6,7 @@ Both models run body by body, as calibration runs them, side by side (``meeting`
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -97,30 +97,40 @@ def _earlier(known: int | None, now: int) -> int:
 
 
 def matching_bodies(before: onnx.GraphProto, after: onnx.GraphProto) -> dict[ScopePath, ScopePath]:
-    """Places of bodies in ``after`` with those in ``before``: nodes are the same that make a tensor of one name."""
+    """Places of bodies in ``after`` with those in ``before``.
+
+    Nodes are the same that have most names in common: their own, those of outputs and of what their bodies make. One of
+    them may have changed, an output that is stored scaled for instance.
+    """
     return dict(_matching(before, after, (), ()))
 
 
 def _matching(
     before: onnx.GraphProto, after: onnx.GraphProto, at: ScopePath, there: ScopePath
 ) -> Iterator[tuple[ScopePath, ScopePath]]:
-    makers = {
-        name: (index, node)
-        for index, node in enumerate(before.node)
-        if node.attribute
-        for name in node.output
-        if name
-    }
+    known = [(index, node, _names(node)) for index, node in enumerate(before.node) if _has_bodies(node)]
     for index, node in enumerate(after.node):
-        inner = dict(subgraphs(node)) if node.attribute else {}
-        found = next((makers[name] for name in node.output if name in makers), None) if inner else None
-        if found is None or found[1].op_type != node.op_type:
+        if not known or not _has_bodies(node):
             continue
-        for element, graph in subgraphs(found[1]):
+        names = _names(node)
+        number, twin, shared = max(known, key=lambda entry: len(entry[2] & names))
+        if twin.op_type != node.op_type or not shared & names:
+            continue
+        inner = dict(subgraphs(node))
+        for element, graph in subgraphs(twin):
             if element in inner:
-                own, other = (*at, f"{found[0]}:{element}"), (*there, f"{index}:{element}")
+                own, other = (*at, f"{number}:{element}"), (*there, f"{index}:{element}")
                 yield other, own
                 yield from _matching(graph, inner[element], own, other)
+
+
+def _has_bodies(node: onnx.NodeProto) -> bool:
+    return bool(node.attribute) and next(subgraphs(node), None) is not None
+
+
+def _names(node: onnx.NodeProto) -> set[str]:
+    made = {name for _, body in subgraphs(node) for inner in body.node for name in inner.output}
+    return {*node.output, *made, node.name} - {""}
 
 
 def inner_tensors(graph: onnx.GraphProto, path: ScopePath = ()) -> Iterator[tuple[ScopePath, list[str]]]:
@@ -161,10 +171,9 @@ def compare_bodies(
         return {}, {}
     record = _Record(exponents, threshold)
     nothing = Meeting(record.met)
-    opened = frozenset(_made_by_bodies(before.graph))
     sides = [
-        _Observer(0, {key: key for key in common.values()}, opened, nothing),
-        _Observer(1, common, opened, nothing),
+        _Observer(0, {key: key for key in common.values()}, _opened(before, places.values()), nothing),
+        _Observer(1, common, _opened(rounded, places), nothing),
     ]
     runners = [
         _runner(model, folder, side)
@@ -184,11 +193,18 @@ def compare_bodies(
     return record.found, times
 
 
-def _made_by_bodies(graph: onnx.GraphProto) -> Iterator[str]:
-    for node in graph.node:
-        for _, body in subgraphs(node) if node.attribute else ():
-            yield from filter(None, node.output)
-            yield from _made_by_bodies(body)
+def _opened(proto: onnx.ModelProto, places: Collection[ScopePath]) -> frozenset[str]:
+    """Names that nodes with such bodies make."""
+
+    def names(graph: onnx.GraphProto, path: ScopePath) -> Iterator[str]:
+        for index, node in enumerate(graph.node):
+            for element, body in subgraphs(node) if node.attribute else ():
+                inner = (*path, f"{index}:{element}")
+                if inner in places:
+                    yield from filter(None, node.output)
+                    yield from names(body, inner)
+
+    return frozenset(names(proto.graph, ()))
 
 
 def _runner(
