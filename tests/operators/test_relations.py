@@ -24,9 +24,8 @@ LARGEST = 9
 
 def known(one: Case) -> tuple[NodeView, Relation]:
     scope = build_view(wrap_model(one.model())).main
-    facts = Facts(scope, RangeTable({}, 0))
-    view = facts.node_view(scope.nodes[0])
-    return view, facts.relation(view)
+    view = Facts(scope, RangeTable({}, 0)).node_view(scope.nodes[0])
+    return view, view.relation
 
 
 def movable(view: NodeView, relation: Relation) -> list[Operand]:

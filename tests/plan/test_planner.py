@@ -152,7 +152,7 @@ def test_overflow_is_harmless_only_on_a_way_that_saturates(body: str, tolerant: 
     from onnx_fp16fix.calibrate import RangeTable
 
     facts = Facts(scope, RangeTable({}, 0))
-    relations: list[Relation] = [facts.relation(facts.node_view(node)) for node in scope.nodes]
+    relations: list[Relation] = [view.relation for view in facts.views()]
     found = overflow_tolerant(facts, relations)
     names = {tensor.name for node in scope.nodes for tensor in node.outputs if id(tensor) in found}
     assert names == tolerant

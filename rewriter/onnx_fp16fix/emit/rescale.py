@@ -159,7 +159,7 @@ def _rewrite_node(edit: Edit, node: ViewNode) -> None:
     ]
     outputs = [edit.renamed.get(name, name) for name in node.proto.output]
     attributes: dict[str, float] = {}
-    for scale in edit.facts.relation(view).attributes:
+    for scale in view.relation.attributes:
         exponent = _exponent(edit, node, scale)
         if exponent:
             value = attributes.get(scale.name, node.attrs.get(scale.name, scale.default))

@@ -83,6 +83,10 @@ class FloatSlots:
     outputs: frozenset[int]
     either: frozenset[int] = frozenset()
 
+    def border(self) -> FloatSlots:
+        """Those of a node that stays as it is."""
+        return FloatSlots(False, frozenset(), frozenset(), self.either)
+
 
 _NONE = FloatSlots(False, frozenset(), frozenset())
 _EITHER = frozenset({"Shape", "Size", "Cast"})

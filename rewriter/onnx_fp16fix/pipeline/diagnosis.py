@@ -48,7 +48,7 @@ def harmless_overflows(view: GraphView, ranges: RangeTable, margin: float) -> fr
 
 def _harmless(facts: Facts, margin: float) -> Iterator[str]:
     scope = facts.scope
-    tolerant = overflow_tolerant(facts, [facts.relation(facts.node_view(node)) for node in scope.nodes])
+    tolerant = overflow_tolerant(facts, [view.relation for view in facts.views()])
     return (
         tensor_key(scope.path, tensor.name)
         for node in scope.nodes

@@ -20,7 +20,7 @@ from onnx_fp16fix.operators import Relation, flops
 from onnx_fp16fix.plan.facts import Facts, NodeView
 from onnx_fp16fix.plan.need import Need
 from onnx_fp16fix.plan.prices import Prices
-from onnx_fp16fix.plan.problem import Problem, operands_of
+from onnx_fp16fix.plan.problem import Problem
 from onnx_fp16fix.plan.program import combine
 from onnx_fp16fix.plan.region import prone_to_fp32
 from onnx_fp16fix.plan.rows import operand_rows, relation_rows, tensor_rows
@@ -81,7 +81,7 @@ def _tensors(problem: Problem) -> list[gs.Tensor]:
     seen: dict[int, gs.Tensor] = {}
     for index in sorted(problem.nodes):
         view = problem.views[index]
-        for operand in operands_of(view):
+        for operand in view.operands:
             tensor = view.tensor(operand)
             if tensor is not None and not problem.facts.is_constant(tensor):
                 seen.setdefault(id(tensor), tensor)

@@ -45,7 +45,7 @@ def exact_nodes(facts: Facts) -> dict[int, str]:
 
 
 def _exact_operands(view: NodeView) -> list[gs.Tensor]:
-    slots = view.facts.relation(view).precise or frozenset({0})
+    slots = view.relation.precise or frozenset({0})
     return [view.node.inputs[slot] for slot in sorted(slots) if view.has(inp(slot))]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -15,7 +16,7 @@ from onnx_fp16fix import fp16
 from onnx_fp16fix.calibrate.ranges import RangeTable, TensorRange, tensor_key
 from onnx_fp16fix.graph import ScopeView, ViewNode
 from onnx_fp16fix.half import FP16, FloatType
-from onnx_fp16fix.operators import FloatSlots, Operand, Relation, float_slots, relation_of
+from onnx_fp16fix.operators import FloatSlots, Operand, Relation, float_slots, inp, out, relation_of
 
 __all__ = ["BORDER", "Facts", "NodeView"]
 
@@ -26,37 +27,54 @@ _BLOCK = 1 << 22
 """Elements of a constant looked at in one go, so that mapped weights pass through memory block by block."""
 
 
-@dataclass(frozen=True)
 class NodeView:
-    """A node with its relation and convertible slots; implements ``operators.NodeFacts``."""
+    """A node with its relation and convertible slots; implements ``operators.NodeFacts``.
 
-    node: ViewNode
-    facts: Facts
-    slots: FloatSlots
-    opset: int
+    ``operands``: its float operands, inputs first. ``relation``: what it says about their exponents.
+    """
 
-    @property
-    def op(self) -> str:
-        return self.node.op
+    __slots__ = ("_inputs", "_outputs", "_relation", "facts", "node", "op", "operands", "opset", "slots")
+
+    def __init__(self, node: ViewNode, facts: Facts, slots: FloatSlots, opset: int) -> None:
+        self.node, self.facts, self.slots, self.opset = node, facts, slots, opset
+        self.op = node.op
+        self._inputs = _filled(node.inputs)
+        self._outputs = _filled(node.outputs)
+        self._relation: Relation | None = None
+        is_float = facts.is_float
+        self.operands: tuple[Operand, ...] = (
+            *(
+                inp(slot)
+                for slot, tensor in enumerate(self._inputs)
+                if tensor is not None and is_float(tensor)
+            ),
+            *(
+                out(slot)
+                for slot, tensor in enumerate(self._outputs)
+                if tensor is not None and is_float(tensor)
+            ),
+        )
 
     @property
     def attrs(self) -> dict[str, Any]:
         return self.node.attrs
 
+    @property
+    def relation(self) -> Relation:
+        if self._relation is None:
+            self._relation = self.facts.relation(self)
+        return self._relation
+
     def tensor(self, operand: Operand) -> gs.Tensor | None:
         """The tensor in a slot; None if it is absent."""
-        tensors = self.node.inputs if operand[0] == "in" else self.node.outputs
-        if operand[1] >= len(tensors) or tensors[operand[1]].is_empty():
-            return None
-        return tensors[operand[1]]
+        tensors = self._inputs if operand[0] == "in" else self._outputs
+        return tensors[operand[1]] if operand[1] < len(tensors) else None
 
     def has(self, operand: Operand) -> bool:
-        tensor = self.tensor(operand)
-        return tensor is not None and self.facts.is_float(tensor)
+        return operand in self.operands
 
     def count(self, kind: Literal["in", "out"]) -> int:
-        tensors = self.node.inputs if kind == "in" else self.node.outputs
-        return max((slot + 1 for slot, tensor in enumerate(tensors) if not tensor.is_empty()), default=0)
+        return len(self._inputs if kind == "in" else self._outputs)
 
     def constant(self, slot: int) -> npt.NDArray[Any] | None:
         tensor = self.tensor(("in", slot))
@@ -82,6 +100,14 @@ class NodeView:
         return operand[1] in (self.slots.inputs if operand[0] == "in" else self.slots.outputs)
 
 
+def _filled(tensors: Iterable[gs.Tensor]) -> list[gs.Tensor | None]:
+    """The slots, None for absent ones; without absent ones at the end."""
+    slots = [None if tensor.is_empty() else tensor for tensor in tensors]
+    while slots and slots[-1] is None:
+        slots.pop()
+    return slots
+
+
 @dataclass
 class Facts:
     """Ranges and types of one scope. ``margin`` multiplies calibrated maxima: samples are not bounds. ``half`` is the
@@ -93,28 +119,53 @@ class Facts:
     half: FloatType = FP16
     _ranges: dict[int, TensorRange] = field(default_factory=dict)
     _constant: dict[int, bool] = field(default_factory=dict)
+    _float: dict[int, bool] = field(default_factory=dict)
+    _views: dict[int, NodeView] = field(default_factory=dict)
+    _lowest: dict[int, int | None] = field(default_factory=dict)
+    _typical: dict[int, int | None] = field(default_factory=dict)
 
     def node_view(self, node: ViewNode) -> NodeView:
         """The node as the operators see it."""
+        view = self._views.get(node.index)
+        if view is None:
+            view = self._views[node.index] = NodeView(node, self, *self._slots(node))
+        return view
+
+    def _slots(self, node: ViewNode) -> tuple[FloatSlots, int]:
+        """The node's convertible slots and the version of its operator set."""
         opset = self.scope.model.opset_of(node.domain)
         slots = float_slots(node.domain, node.op, opset, len(node.inputs), len(node.outputs), self.half)
-        if self.scope.is_exit_cast(node):
-            slots = FloatSlots(False, frozenset(), frozenset(), slots.either)
-        return NodeView(node, self, slots, opset)
+        return (slots.border() if self._is_exit_cast(node) else slots), opset
+
+    def _is_exit_cast(self, node: ViewNode) -> bool:
+        return node.op == "Cast" and self.scope.is_exit_cast(node)
 
     def relation(self, view: NodeView) -> Relation:
-        """The node's relation."""
+        """The node's relation; ``NodeView.relation`` keeps it."""
         return relation_of(view.node.domain, view)
+
+    def views(self) -> list[NodeView]:
+        """All nodes of the scope, in file order."""
+        return [self.node_view(node) for node in self.scope.nodes]
 
     def is_float(self, tensor: gs.Tensor) -> bool:
         """Whether it is an FP32 tensor: only those are planned."""
-        return self.scope.dtype(tensor.name) == TensorProto.FLOAT
+        found = self._float.get(id(tensor))
+        if found is None:
+            owner = self._owner(tensor)
+            found = self._float[id(tensor)] = owner.dtype(tensor.name) == TensorProto.FLOAT
+        return found
+
+    def _owner(self, tensor: gs.Tensor) -> ScopeView:
+        """The scope that the tensor belongs to, or one that knows its type."""
+        return self.scope
 
     def is_constant(self, tensor: gs.Tensor) -> bool:
         """Whether its values are known before the model runs."""
-        if id(tensor) not in self._constant:
-            self._constant[id(tensor)] = self.scope.is_constant(tensor)
-        return self._constant[id(tensor)]
+        found = self._constant.get(id(tensor))
+        if found is None:
+            found = self._constant[id(tensor)] = self.scope.is_constant(tensor)
+        return found
 
     def range(self, tensor: gs.Tensor) -> TensorRange:
         """Range of a tensor: exact for constants, calibrated otherwise; count 0 if nothing is known.
@@ -122,13 +173,12 @@ class Facts:
         For constants ``mean_abs`` is the root mean square of the non-zero elements, which is what rounding
         errors of weights are relative to.
         """
-        key = id(tensor)
-        if key not in self._ranges:
-            if self.is_constant(tensor):
-                self._ranges[key] = _constant_range(self.scope.constant(tensor))
-            else:
-                self._ranges[key] = self._measured(tensor)
-        return self._ranges[key]
+        entry = self._ranges.get(id(tensor))
+        if entry is None:
+            constant = self.is_constant(tensor)
+            entry = _constant_range(self.scope.constant(tensor)) if constant else self._measured(tensor)
+            self._ranges[id(tensor)] = entry
+        return entry
 
     def key(self, tensor: gs.Tensor) -> str:
         """What plans call the tensor."""
@@ -159,11 +209,11 @@ class Facts:
 
     def lowest(self, tensor: gs.Tensor) -> int | None:
         """Smallest exponent at which the tensor fits into FP16; None if that is unknown or every one does."""
-        entry = self.range(tensor)
-        if not entry.absmax:
-            return None
-        factor = 1.0 if self.is_constant(tensor) else self.margin
-        return self.lowest_for(entry.absmax * factor)
+        if id(tensor) not in self._lowest:
+            factor = 1.0 if self.is_constant(tensor) else self.margin
+            absmax = self.range(tensor).absmax
+            self._lowest[id(tensor)] = self.lowest_for(absmax * factor) if absmax else None
+        return self._lowest[id(tensor)]
 
     def highest_for(self, smallest: float) -> int:
         """Largest exponent at which a magnitude other than 0 is still normal, so that it loses no bit."""
@@ -171,8 +221,11 @@ class Facts:
 
     def typical(self, tensor: gs.Tensor) -> int | None:
         """Largest exponent at which typical magnitudes stay normal, so that no bits are lost."""
-        mean = self.range(tensor).mean_abs
-        return self.highest_for(mean) if mean > 0 and math.isfinite(mean) else None
+        if id(tensor) not in self._typical:
+            mean = self.range(tensor).mean_abs
+            known = mean > 0 and math.isfinite(mean)
+            self._typical[id(tensor)] = self.highest_for(mean) if known else None
+        return self._typical[id(tensor)]
 
 
 def _constant_range(values: npt.NDArray[Any] | None) -> TensorRange:

@@ -75,17 +75,14 @@ class JointFacts(Facts):
         assert isinstance(self.scope, JointScope)
         return self.scope
 
-    def node_view(self, node: ViewNode) -> NodeView:
+    def _slots(self, node: ViewNode) -> tuple[FloatSlots, int]:
         if node.index not in self.joint.crossings:
-            scope, index = self.joint.places[node.index]
-            view = super().node_view(node)
-            if scope.is_exit_cast(scope.nodes[index]):
-                return NodeView(
-                    node, self, FloatSlots(False, frozenset(), frozenset(), view.slots.either), view.opset
-                )
-            return view
-        slots = FloatSlots(True, frozenset(range(len(node.inputs))), frozenset(range(len(node.outputs))))
-        return NodeView(node, self, slots, 1)
+            return super()._slots(node)
+        return FloatSlots(True, frozenset(range(len(node.inputs))), frozenset(range(len(node.outputs)))), 1
+
+    def _is_exit_cast(self, node: ViewNode) -> bool:
+        scope, index = self.joint.places[node.index]
+        return scope.is_exit_cast(scope.nodes[index])
 
     def relation(self, view: NodeView) -> Relation:
         crossing = self.joint.crossings.get(view.node.index)
@@ -97,8 +94,8 @@ class JointFacts(Facts):
             equal(view, [*map(inp, range(view.count("in"))), *map(out, range(view.count("out")))])
         )
 
-    def is_float(self, tensor: gs.Tensor) -> bool:
-        return self.joint.owners[id(tensor)].dtype(tensor.name) == onnx.TensorProto.FLOAT
+    def _owner(self, tensor: gs.Tensor) -> ScopeView:
+        return self.joint.owners[id(tensor)]
 
     def key(self, tensor: gs.Tensor) -> str:
         return tensor_key(self.joint.owners[id(tensor)].path, tensor.name)

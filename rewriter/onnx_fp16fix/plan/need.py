@@ -75,7 +75,7 @@ def needs(facts: Facts) -> Need:
     passes = 2 if any(node.domain == BORDER for node in facts.scope.nodes) else 1
     for node in (node for _ in range(passes) for node in reversed(facts.scope.nodes)):
         view = facts.node_view(node)
-        for slot in facts.relation(view).sensitive:
+        for slot in view.relation.sensitive:
             if view.has(inp(slot)):
                 _lower(need, node.inputs[slot], _smallest(need, facts, node.inputs[slot]))
         values = [need.smallest[id(tensor)] for tensor in node.outputs if id(tensor) in need.smallest]

@@ -22,10 +22,13 @@ from onnx_fp16fix.plan.facts import Facts, NodeView
 from onnx_fp16fix.plan.need import Need, needs
 from onnx_fp16fix.plan.plan import Plan, Slot
 from onnx_fp16fix.plan.prices import Prices
-from onnx_fp16fix.plan.problem import Problem, operands_of
+from onnx_fp16fix.plan.problem import Problem
 from onnx_fp16fix.plan.region import region
 from onnx_fp16fix.plan.risk import Risk, find_risks
+from onnx_fp16fix.plan.scaling import scale_alone
 from onnx_fp16fix.plan.split import split
+from onnx_fp16fix.plan.tolerate import overflow_tolerant
+from onnx_fp16fix.plan.variables import largest_exponent
 
 __all__ = ["make_plan"]
 
@@ -79,7 +82,7 @@ def make_plan(
     chosen |= {
         indices[path, n] for path, nodes in (fp16_bodies or {}).items() for n in nodes if (path, n) in indices
     }
-    views = [facts.node_view(node) for node in facts.scope.nodes]
+    views = facts.views()
     return split(scope, facts, views, _plan_scope(facts, forced, settings, chosen))
 
 
@@ -89,18 +92,21 @@ def _plan_scope(
     settings: _Settings,
     fp16: Collection[int] = (),
 ) -> Plan:
-    scope, only, max_fp32_flops = facts.scope, settings.only, settings.max_fp32_flops
-    views = [facts.node_view(node) for node in scope.nodes]
-    relations = [facts.relation(view) for view in views]
+    only, max_fp32_flops = settings.only, settings.max_fp32_flops
+    views = facts.views()
+    relations = [view.relation for view in views]
     need = needs(facts)
     exact = exact_nodes(facts)
     forced = {**exact, **(fp32 or {})} if only is None else dict(fp32 or {})
     risks = find_risks(facts, views, relations, need, exact)
     seeds = {risk.node for risk in risks if only is None or risk.tensor in only} | set(forced)
-    seeds |= (
-        {view.node.index for view in views if not view.slots.fp16 and operands_of(view)} if seeds else set()
-    )
+    seeds |= {view.node.index for view in views if not view.slots.fp16 and view.operands} if seeds else set()
     nodes = region(facts, views, relations, seeds)
+    alone = _scaled(
+        Problem(facts, views, relations, need, nodes, forced, settings.prices), settings.time_limit
+    )
+    if alone is not None:
+        return _read(*alone, risks, need)
     # where scaling alone has no answer somewhere every node of the region may choose FP32; a budget goes last
     budgets = (None,) if max_fp32_flops is None else (max_fp32_flops, None)
     for budget, all_prone in product(budgets, (False, True)):
@@ -110,11 +116,34 @@ def _plan_scope(
         )  # fmt: skip
         values = problem.program.solve(settings.time_limit)
         if values is not None:
-            return _read(problem, values, risks, need)
+            return _read(problem, values, float(np.dot(problem.program.cost, values)), risks, need)
     return _all_fp32(problem, risks)
 
 
-def _read(problem: Problem, values: npt.NDArray[np.float64], risks: tuple[Risk, ...], need: Need) -> Plan:
+def _scaled(
+    problem: Problem, time_limit: float | None
+) -> tuple[Problem, npt.NDArray[np.float64], float] | None:
+    """Exponents alone, if no other choice could be cheaper; in the form of a solved program."""
+    problem.bound = largest_exponent(problem)
+    problem.tolerant = overflow_tolerant(problem.facts, problem.relations)
+    found = scale_alone(problem, time_limit)
+    if found is None or found.breached or found.price > problem.prices.launch:
+        return None
+    values = [
+        *found.exponent.values(),
+        *found.constant.values(),
+        *found.result.values(),
+    ]
+    places = iter(range(len(values)))
+    problem.exponent = dict(zip(found.exponent, places, strict=False))
+    problem.constant = dict(zip(found.constant, places, strict=False))
+    problem.result = dict(zip(found.result, places, strict=False))
+    return problem, np.asarray(values, float), found.price + found.steps
+
+
+def _read(
+    problem: Problem, values: npt.NDArray[np.float64], cost: float, risks: tuple[Risk, ...], need: Need
+) -> Plan:
     def chosen(variables: Mapping[Slot, int]) -> dict[Slot, int]:
         return {slot: int(values[variable]) for slot, variable in variables.items() if values[variable]}
 
@@ -137,7 +166,7 @@ def _read(problem: Problem, values: npt.NDArray[np.float64], risks: tuple[Risk, 
     fp32 += [
         view.node.index
         for view in problem.views
-        if problem.is_fp32(view.node.index) and operands_of(view) and not _only_holds_bodies(problem, view)
+        if problem.is_fp32(view.node.index) and view.operands and not _only_holds_bodies(problem, view)
     ]
     reasons = {
         index: reason_for_fp32(problem, index, {**entries, **exponents}, operands, muls)
@@ -156,7 +185,7 @@ def _read(problem: Problem, values: npt.NDArray[np.float64], risks: tuple[Risk, 
         lost_bits=_lost_bits(problem, exponents),
         flops=total,
         fp32_flops_share=share,
-        cost=float(np.dot(problem.program.cost, values)),
+        cost=cost,
         risks=risks,
     )
 
@@ -191,6 +220,6 @@ def _all_fp32(problem: Problem, risks: tuple[Risk, ...]) -> Plan:
     """The answer when no plan was found in time: the region in FP32, which is always right."""
     why = "no plan was found within the time limit: kept in FP32 to be safe"
     fp32 = dict.fromkeys(problem.nodes, why)
-    fp32 |= {v.node.index: why for v in problem.views if problem.is_fp32(v.node.index) and operands_of(v)}
+    fp32 |= {v.node.index: why for v in problem.views if problem.is_fp32(v.node.index) and v.operands}
     total, share = _flops(problem, fp32)
     return Plan(fp32=fp32, flops=total, fp32_flops_share=share, cost=float("inf"), risks=risks, optimal=False)

@@ -14,7 +14,7 @@ from onnx_fp16fix.plan.plan import Slot
 from onnx_fp16fix.plan.prices import Prices
 from onnx_fp16fix.plan.program import Program, Terms
 
-__all__ = ["LIMIT", "ZERO", "Problem", "operands_of"]
+__all__ = ["LIMIT", "ZERO", "Problem"]
 
 LIMIT = 40
 """Largest exponent considered: beyond it FP32 itself would run out of range for tensors of ordinary size."""
@@ -97,12 +97,3 @@ class Problem:
         if operand[0] == "in" and (index, operand[1]) in self.shift:
             terms[self.shift[index, operand[1]]] = 1.0
         return terms
-
-
-def operands_of(view: NodeView) -> list[Operand]:
-    """The float operands of a node, inputs first."""
-    slots: list[Operand] = [
-        *(inp(i) for i in range(view.count("in"))),
-        *(out(i) for i in range(view.count("out"))),
-    ]
-    return [operand for operand in slots if view.has(operand)]

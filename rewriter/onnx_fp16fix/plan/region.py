@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from onnx_fp16fix.operators import Operand, Relation, inp, out
+from onnx_fp16fix.operators import Operand, Relation
 from onnx_fp16fix.plan.facts import Facts, NodeView
 from onnx_fp16fix.plan.need import Need
 
@@ -68,11 +68,8 @@ def _tied_operands(facts: Facts, view: NodeView, relation: Relation) -> frozense
 
 def _neighbours(facts: Facts, view: NodeView, operands: frozenset[Operand] | None) -> set[int]:
     """Nodes that make or read the given operands' tensors (all float operands if None)."""
-    if operands is None:
-        slots = [*(inp(i) for i in range(view.count("in"))), *(out(i) for i in range(view.count("out")))]
-        operands = frozenset(operand for operand in slots if view.has(operand))
     found: set[int] = set()
-    for operand in operands:
+    for operand in view.operands if operands is None else operands:
         tensor = view.tensor(operand)
         if tensor is None or facts.is_constant(tensor):
             continue
@@ -102,9 +99,9 @@ def prone_to_fp32(
         if index in forced or not view.slots.fp16:
             prone.add(index)
             continue
-        for operand in (*map(inp, range(view.count("in"))), *map(out, range(view.count("out")))):
+        for operand in view.operands:
             tensor = view.tensor(operand)
-            if tensor is None or not view.has(operand):
+            if tensor is None:
                 continue
             lowest, typical = facts.lowest(tensor), facts.typical(tensor)
             reach = 0 if operand not in movable else _REACH

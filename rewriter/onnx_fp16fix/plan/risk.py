@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from onnx_fp16fix.operators import Operand, Relation, inp, out
+from onnx_fp16fix.operators import Operand, Relation
 from onnx_fp16fix.plan.facts import Facts, NodeView
 from onnx_fp16fix.plan.need import Need
 
@@ -60,8 +60,8 @@ def find_risks(
 
 
 def _half_operands(view: NodeView) -> Iterator[Operand]:
-    for operand in (*map(inp, range(view.count("in"))), *map(out, range(view.count("out")))):
-        if view.has(operand) and view.is_half(operand):
+    for operand in view.operands:
+        if view.is_half(operand):
             yield operand
 
 

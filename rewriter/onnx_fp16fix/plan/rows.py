@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 import onnx_graphsurgeon as gs
 
-from onnx_fp16fix.plan.problem import LIMIT, ZERO, Problem, operands_of
+from onnx_fp16fix.plan.problem import LIMIT, ZERO, Problem
 from onnx_fp16fix.plan.program import Terms, combine
 from onnx_fp16fix.plan.tolerate import passes_overflow
 
-__all__ = ["operand_rows", "relation_rows", "tensor_rows"]
+__all__ = ["operand_rows", "relation_rows", "tensor_rows", "typical_bits"]
 
 
 def relation_rows(problem: Problem, index: int) -> None:
@@ -19,7 +19,7 @@ def relation_rows(problem: Problem, index: int) -> None:
     for equation in relation.equations:
         program.row(combine((problem.operand(index, o), weight) for o, weight in equation), 0, 0)
     movable = relation.operands()
-    for operand in operands_of(view):
+    for operand in view.operands:
         if operand not in movable:
             program.row(problem.operand(index, operand), 0, 0)
     for inner in relation.inner:
@@ -49,7 +49,8 @@ def _at_most(
     problem.program.row(terms, upper=highest)
 
 
-def _typical_bits(problem: Problem, tensor: gs.Tensor) -> list[tuple[int, float]]:
+def typical_bits(problem: Problem, tensor: gs.Tensor) -> list[tuple[int, float]]:
+    """Bits that a tensor of typical magnitudes may lose, with the price of each, rising."""
     prices, numel = problem.prices, problem.facts.range(tensor).numel
     return [
         (prices.bits_cheap, prices.bit(numel)),
@@ -73,7 +74,7 @@ def operand_rows(problem: Problem, index: int) -> None:
     """What an FP16 operand must satisfy as this node sees it."""
     view, facts = problem.views[index], problem.facts
     relation = problem.relations[index]
-    for operand in operands_of(view):
+    for operand in view.operands:
         slot, tensor = (index, operand[1]), view.tensor(operand)
         if operand[0] == "out" or tensor is None:
             continue
@@ -89,13 +90,13 @@ def operand_rows(problem: Problem, index: int) -> None:
             # where the tensor's own rows do not see this exponent: behind a Mul, or read from an FP32 maker
             own = slot not in problem.shift and problem.made(tensor) == ZERO
             if not own and (typical := facts.typical(tensor)) is not None:
-                _at_most(problem, exponent, typical, escape, _typical_bits(problem, tensor))
+                _at_most(problem, exponent, typical, escape, typical_bits(problem, tensor))
         elif slot in problem.need.raised:
             continue  # it vanishes at no exponent: emission raises it
         elif (guard := problem.need.guards.get(slot)) is not None:
             _at_most(problem, exponent, guard, escape, [])
         elif (typical := facts.typical(tensor)) is not None:
-            _at_most(problem, exponent, typical, escape, _typical_bits(problem, tensor))
+            _at_most(problem, exponent, typical, escape, typical_bits(problem, tensor))
 
 
 def tensor_rows(problem: Problem, tensor: gs.Tensor) -> None:
@@ -108,7 +109,7 @@ def tensor_rows(problem: Problem, tensor: gs.Tensor) -> None:
         _at_least(problem, exponent, 1, lowest, made)
     typical = facts.typical(tensor)
     if typical is not None:
-        _at_most(problem, exponent, typical, made, _typical_bits(problem, tensor))
+        _at_most(problem, exponent, typical, made, typical_bits(problem, tensor))
     _need_rows(problem, tensor, exponent, made)
     if id(tensor) in problem.result:
         program.row({**exponent, problem.result[id(tensor)]: 1.0}, 0, 0)

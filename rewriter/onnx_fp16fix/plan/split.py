@@ -14,7 +14,6 @@ from onnx_fp16fix.operators import flops
 from onnx_fp16fix.plan.facts import Facts, NodeView
 from onnx_fp16fix.plan.joint import JointFacts, JointScope
 from onnx_fp16fix.plan.plan import Plan, Slot
-from onnx_fp16fix.plan.problem import operands_of
 from onnx_fp16fix.plan.risk import Risk
 
 __all__ = ["split"]
@@ -161,7 +160,7 @@ def _whole_fp32(facts: JointFacts, body: ScopeView, why: str, part: _Part) -> No
     own = Facts(body, facts.ranges, facts.margin, facts.half)
     for node in body.nodes:
         view = own.node_view(node)
-        if operands_of(view):
+        if view.operands:
             part.fp32[node.index] = why
             part.fp32_flops += flops(view)
         part.flops += flops(view)

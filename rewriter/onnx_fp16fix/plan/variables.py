@@ -7,9 +7,9 @@ import onnx_graphsurgeon as gs
 
 from onnx_fp16fix.operators import Operand, flops, inp, out, shape
 from onnx_fp16fix.plan.facts import BORDER, NodeView
-from onnx_fp16fix.plan.problem import LIMIT, Problem, operands_of
+from onnx_fp16fix.plan.problem import LIMIT, Problem
 
-__all__ = ["largest_exponent", "node_variables", "tensor_variables"]
+__all__ = ["exponent_range", "largest_exponent", "node_variables", "tensor_variables"]
 
 _ROOM = 8
 """Steps beyond the range a tensor itself asks for: room for compromises with its neighbours."""
@@ -23,7 +23,7 @@ def largest_exponent(problem: Problem) -> int:
     demands = [4]
     for index in problem.nodes:
         view = problem.views[index]
-        for operand in operands_of(view):
+        for operand in view.operands:
             tensor = view.tensor(operand)
             if tensor is not None:
                 demands.append(problem.facts.lowest(tensor) or 0)
@@ -44,7 +44,7 @@ def node_variables(problem: Problem, index: int, prone: bool) -> None:
     elif (maker := _moves_data_of(problem, view)) is not None:
         problem.follows[index] = maker
     elif prone:
-        numel = sum(view.numel(operand) for operand in operands_of(view))
+        numel = sum(view.numel(operand) for operand in view.operands)
         problem.fp32[index] = program.variable(
             0,
             1,
@@ -52,7 +52,7 @@ def node_variables(problem: Problem, index: int, prone: bool) -> None:
             integer=True,
         )
     movable = problem.relations[index].operands()
-    for operand in operands_of(view):
+    for operand in view.operands:
         tensor = view.tensor(operand)
         if operand[0] == "out" or tensor is None:
             continue
@@ -110,11 +110,11 @@ def _moves_data(view: NodeView) -> bool:
         view.op in shape.OPS
         or view.op in ("Identity", "Cast")
         or view.node.domain == BORDER
-        or not any(o[0] == "out" for o in operands_of(view))
+        or not any(o[0] == "out" for o in view.operands)
     )
 
 
-def _range(problem: Problem, tensor: gs.Tensor) -> tuple[int, int]:
+def exponent_range(problem: Problem, tensor: gs.Tensor) -> tuple[int, int]:
     """Exponents worth considering: from what range demands to a little beyond where precision is lost, and 0.
 
     Tight bounds matter: the program's relaxation is as good as they are.
@@ -138,7 +138,7 @@ def _exponent_variable(problem: Problem, bounds: tuple[int, int]) -> int:
 
 def _shift_variable(problem: Problem, tensor: gs.Tensor, numel: int) -> int:
     program = problem.program
-    least, most = _range(problem, tensor)
+    least, most = exponent_range(problem, tensor)
     bound = most - least
     variable = program.variable(-bound, bound, integer=True)
     price = problem.prices.mul(numel) * problem.facts.repeats(tensor)
@@ -157,7 +157,7 @@ def tensor_variables(problem: Problem, tensor: gs.Tensor) -> None:
         problem.exponent[id(tensor)] = _shift_variable(problem, tensor, problem.facts.range(tensor).numel)
     # a tensor whose maker is outside the region stays as it is
     if producer is not None and producer.index in problem.nodes:
-        problem.exponent[id(tensor)] = _exponent_variable(problem, _range(problem, tensor))
+        problem.exponent[id(tensor)] = _exponent_variable(problem, exponent_range(problem, tensor))
         if scope.outside_uses(tensor):
             numel = problem.facts.range(tensor).numel
             problem.result[id(tensor)] = _shift_variable(problem, tensor, numel)

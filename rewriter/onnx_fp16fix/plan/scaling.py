@@ -1,0 +1,280 @@
+"""Exponents alone: the best plan in which no node is FP32 by choice and Muls stand at the graph's border only.
+
+Most models need nothing else, and this is a small problem. Exponents that are tied become one unknown (``ties``); what
+their tensors ask for becomes the interval of it in which nothing is lost. Where intervals and equations agree,
+no choice of FP32 or of a Mul inside could be cheaper, since there is nothing left to pay for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from onnx_fp16fix.plan.demands import Demands, find_demands
+from onnx_fp16fix.plan.problem import Problem
+from onnx_fp16fix.plan.program import Program
+from onnx_fp16fix.plan.ties import Classes
+
+__all__ = ["Scaling", "scale_alone"]
+
+_BREACH = 1e7
+"""Price of a bit beyond what FP16 holds, so high that it is paid only where exponents have no answer."""
+_ROUNDS = 50
+"""Rounds of tightening intervals through equations; what is left over is found by the solver."""
+
+Ints = npt.NDArray[np.int64]
+Key = TypeVar("Key")
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """``exponent`` by tensor identity, ``constant`` by slot, ``result`` by tensor identity: those other than 0.
+
+    ``price``: of lost bits, Muls at the border and casts; ``steps``: of the distance from the original. ``breached``:
+    variables of ``demands`` that ask for more than exponents can give.
+    """
+
+    exponent: dict[int, int]
+    constant: dict[tuple[int, int], int]
+    result: dict[int, int]
+    price: float
+    steps: float
+    breached: frozenset[int]
+    demands: Demands
+
+
+def scale_alone(problem: Problem, time_limit: float | None = None) -> Scaling | None:
+    """The cheapest exponents for the region of ``problem``; None if the solver found none in time."""
+    demands = find_demands(problem)
+    unknowns = _Unknowns(demands, demands.ties.classes(), problem)
+    values = unknowns.solve(time_limit)
+    return None if values is None else unknowns.scaling(values)
+
+
+class _Unknowns:
+    """The classes of tied exponents, their intervals, and the program that chooses within them.
+
+    Arrays ``low`` and ``high`` are by unknown; those of demands are by demand.
+    """
+
+    def __init__(self, demands: Demands, classes: Classes, problem: Problem) -> None:
+        self.demands, self.classes, self.prices = demands, classes, problem.prices
+        self.of = np.array(classes.of, np.int64)
+        self.factor = np.array(classes.factor, np.int64)
+        self.pinned = np.array(classes.pinned)
+        self.reach = problem.bound
+        self.low, self.high = self._bounds()
+        self._list_hinges()
+        steps = np.abs(self.factor) * np.array(demands.steps, np.int64) * problem.prices.step
+        self.steps = np.bincount(self.of, steps, len(self.pinned))
+        self.rows = _Rows.of(classes.equations)
+
+    def _bounds(self) -> tuple[Ints, Ints]:
+        bounds = np.array(self.demands.bounds, np.int64)
+        least, most = self._through(self.factor, bounds[:, 0], bounds[:, 1])
+        low = np.full(len(self.pinned), -self.reach)
+        high = np.full(len(self.pinned), self.reach)
+        np.maximum.at(low, self.of, least)
+        np.minimum.at(high, self.of, most)
+        low[self.pinned] = high[self.pinned] = 0
+        return low, high
+
+    @staticmethod
+    def _through(factor: Ints, least: Ints, most: Ints) -> tuple[Ints, Ints]:
+        """Interval of x for which factor * x is within another one, factor not 0."""
+        down, up = np.where(factor > 0, least, most), np.where(factor > 0, most, least)
+        return -(-down // factor), up // factor
+
+    def _list_hinges(self) -> None:
+        """Demands as prices max(0, slope * x - offset) * price of an unknown x."""
+        variable, slope, offset, price = list[int](), list[int](), list[int](), list[float]()
+        for number, weight, bound in self.demands.least:
+            variable.append(number)
+            slope.append(-weight)
+            offset.append(-bound)
+            price.append(_BREACH)
+        for number, bound, bits in self.demands.most:
+            paid = 0.0
+            for count, each in (*bits, (0, _BREACH)):
+                variable.append(number)
+                slope.append(1)
+                offset.append(bound)
+                price.append(each - paid)
+                bound, paid = bound + int(count), each
+        self.variable = np.array(variable, np.int64)
+        self.unknown = self.of[self.variable]
+        self.slope = np.array(slope, np.int64) * self.factor[self.variable]
+        self.offset = np.array(offset, np.int64)
+        self.price = np.array(price, np.float64)
+        self.breach = np.array([each >= _BREACH / 2 for each in price], bool)
+
+    def solve(self, time_limit: float | None) -> Ints | None:
+        """A value for each unknown; None if the solver found none in time."""
+        low, high = self._cheapest()
+        loose = self.rows.contradicted(low, high)
+        values = self._program(low, high, loose, time_limit)
+        if values is None and not loose.all():
+            values = self._program(low, high, np.ones_like(loose), time_limit)
+        return values
+
+    def _cheapest(self) -> tuple[Ints, Ints]:
+        """The interval of each unknown in which its own price is least."""
+        least = np.full(len(self.offset), -self.reach)
+        most = np.full(len(self.offset), self.reach)
+        down, up = self.slope < 0, self.slope > 0
+        least[down] = -(self.offset[down] // -self.slope[down])
+        most[up] = self.offset[up] // self.slope[up]
+        low, high = self.low.copy(), self.high.copy()
+        np.maximum.at(low, self.unknown, least)
+        np.minimum.at(high, self.unknown, most)
+        torn = np.flatnonzero(low > high)
+        if torn.size:
+            prices = self._priced(torn)
+            best = prices <= prices.min(axis=1, keepdims=True)
+            low[torn] = best.argmax(axis=1) - self.reach
+            high[torn] = self.reach - best[:, ::-1].argmax(axis=1)
+        return low, high
+
+    def _priced(self, places: Ints) -> Floats:
+        """Price of each value from -reach to reach of the given unknowns, steps left out; inf out of bounds."""
+        values = np.arange(-self.reach, self.reach + 1)
+        prices = np.zeros((len(places), len(values)))
+        position = np.full(len(self.low), -1)
+        position[places] = np.arange(len(places))
+        chosen = position[self.unknown] >= 0
+        excess = np.outer(self.slope[chosen], values) - self.offset[chosen, None]
+        np.add.at(prices, position[self.unknown[chosen]], np.maximum(excess, 0) * self.price[chosen, None])
+        outside = (values < self.low[places, None]) | (values > self.high[places, None])
+        prices[outside] = np.inf
+        return prices
+
+    def _program(
+        self, low: Ints, high: Ints, loose: npt.NDArray[np.bool_], time_limit: float | None
+    ) -> Ints | None:
+        """Choose within the intervals, those of ``loose`` unknowns widened at their price."""
+        program = Program()
+        columns = [
+            -1 if loose[place] else self._within(program, int(low[place]), int(high[place]), float(steps))
+            for place, steps in enumerate(self.steps)
+        ]
+        places = np.flatnonzero(loose)
+        for place, prices in zip(places, self._priced(places) if places.size else (), strict=True):
+            columns[place] = self._widened(program, int(place), prices)
+        for equation in self.classes.equations:
+            program.row({columns[place]: float(weight) for place, weight in equation.items()}, 0, 0)
+        for variable, price in self.demands.charges:
+            place, factor = self.of[variable], float(self.factor[variable])
+            if self.low[place] < self.high[place]:
+                used = program.variable(0, 1, price, integer=True)
+                bound = abs(factor) * self.reach
+                program.row({columns[place]: factor, used: -bound}, upper=0)
+                program.row({columns[place]: factor, used: bound}, lower=0)
+        values = program.solve(time_limit)
+        return None if values is None else np.rint(values[columns]).astype(np.int64)
+
+    @staticmethod
+    def _within(program: Program, low: int, high: int, steps: float) -> int:
+        """An integer that pays for its distance from 0."""
+        if low >= 0 or high <= 0:
+            return program.variable(low, high, steps if low >= 0 else -steps, integer=True)
+        column = program.variable(low, high, integer=True)
+        size = program.variable(0, max(-low, high), steps)
+        program.row({size: 1, column: -1}, lower=0)
+        program.row({size: 1, column: 1}, lower=0)
+        return column
+
+    def _widened(self, program: Program, place: int, prices: Floats) -> int:
+        """An integer with a convex price: one more variable for each slope of it."""
+        low, high = int(self.low[place]), int(self.high[place])
+        values = np.arange(low, high + 1)
+        total = prices[low + self.reach : high + self.reach + 1] + self.steps[place] * np.abs(values)
+        column = program.variable(low, high, integer=True)
+        slopes = np.diff(total)
+        starts = np.flatnonzero(np.diff(slopes, prepend=np.nan))
+        terms: dict[int, float] = {column: 1.0}
+        for start, end in zip(starts, [*starts[1:], len(slopes)], strict=True):
+            terms[program.variable(0, int(end - start), float(slopes[start]))] = -1.0
+        program.row(terms, low, low)
+        return column
+
+    def scaling(self, values: Ints) -> Scaling:
+        """The answer in terms of tensors and slots."""
+        demands = self.demands
+        chosen = values[self.of] * self.factor
+        excess = np.maximum(self.slope * values[self.unknown] - self.offset, 0)
+        breached = self.variable[self.breach & (excess > 0)]
+        price = float(excess @ self.price) + demands.casts
+        price += sum(each for variable, each in demands.charges if chosen[variable])
+
+        def other(variables: Mapping[Key, int]) -> dict[Key, int]:
+            return {key: int(chosen[v]) for key, v in variables.items() if chosen[v]}
+
+        return Scaling(
+            exponent=other(demands.exponent),
+            constant=other(demands.constant),
+            result={key: -value for key, value in other(demands.results).items()},
+            price=price,
+            steps=float(np.abs(values) @ self.steps),
+            breached=frozenset(breached.tolist()),
+            demands=demands,
+        )
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Equations as arrays: the terms of all rows one after the other, with ``starts`` of rows."""
+
+    unknown: Ints
+    weight: Ints
+    starts: Ints
+
+    @staticmethod
+    def of(equations: Sequence[Mapping[int, int]]) -> _Rows:
+        lengths = [len(equation) for equation in equations]
+        return _Rows(
+            np.array([place for equation in equations for place in equation], np.int64),
+            np.array([weight for equation in equations for weight in equation.values()], np.int64),
+            np.cumsum([0, *lengths[:-1]]) if lengths else np.zeros(0, np.int64),
+        )
+
+    def contradicted(self, low: Ints, high: Ints) -> npt.NDArray[np.bool_]:
+        """Unknowns that hang together with intervals on which no answer exists (as far as tightening shows)."""
+        bad = np.zeros(len(low), bool)
+        if not self.starts.size:
+            return bad
+        low, high = low.copy(), high.copy()
+        row = np.repeat(np.arange(len(self.starts)), np.diff([*self.starts, len(self.unknown)]))
+        up = self.weight > 0
+        for _ in range(_ROUNDS):
+            least = self.weight * np.where(up, low[self.unknown], high[self.unknown])
+            most = self.weight * np.where(up, high[self.unknown], low[self.unknown])
+            room = least - np.add.reduceat(least, self.starts)[row]
+            reach = most - np.add.reduceat(most, self.starts)[row]
+            # weight * x lies within what the others leave: [reach, room]
+            floor, ceil = _Unknowns._through(self.weight, reach, room)
+            before = int(low.sum() - high.sum())
+            np.maximum.at(low, self.unknown, floor)
+            np.minimum.at(high, self.unknown, ceil)
+            bad |= low > high
+            # an empty interval would spread nonsense
+            low[bad], high[bad] = np.minimum(low, high)[bad], np.maximum(low, high)[bad]
+            if int(low.sum() - high.sum()) == before:
+                break
+        return self._together(bad)
+
+    def _together(self, bad: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+        """All unknowns that equations link to one of ``bad``."""
+        if not bad.any():
+            return bad
+        from scipy.sparse import coo_array
+        from scipy.sparse.csgraph import connected_components
+
+        first = np.repeat(self.unknown[self.starts], np.diff([*self.starts, len(self.unknown)]))
+        links = coo_array((np.ones(len(first)), (first, self.unknown)), shape=(len(bad), len(bad)))
+        _, labels = connected_components(links, directed=False)
+        return np.isin(labels, labels[bad])

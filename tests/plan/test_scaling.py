@@ -1,0 +1,124 @@
+"""Exponents alone: tied exponents as one unknown, and answers no dearer than those of the whole program."""
+
+from __future__ import annotations
+
+from unittest import mock
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import HealthCheck, given, settings
+from onnx import TensorProto, helper, numpy_helper
+
+from onnx_fp16fix.calibrate import calibrate, open_data
+from onnx_fp16fix.graph import build_view
+from onnx_fp16fix.model import wrap_model
+from onnx_fp16fix.plan import Plan, make_plan, planner
+from onnx_fp16fix.plan.ties import Ties
+from plan.random_graphs import Step, build, feed, graphs
+
+
+def tied(count: int, *equations: dict[int, int], pinned: tuple[int, ...] = ()) -> Ties:
+    ties = Ties()
+    for _ in range(count):
+        ties.variable()
+    for variable in pinned:
+        ties.pin(variable)
+    for equation in equations:
+        ties.equate(equation.items())
+    return ties
+
+
+def test_squares_and_roots_share_an_unknown_in_which_all_are_whole() -> None:
+    # 1 = 0**2, 2 = sqrt(0), 3 = 2
+    classes = tied(4, {1: 1, 0: -2}, {2: 2, 0: -1}, {3: 1, 2: -1}).classes()
+    assert len(set(classes.of)) == 1
+    assert np.array_equal(np.abs(classes.factor), [2, 4, 1, 1])
+    assert len(set(np.sign(classes.factor))) == 1
+
+
+def test_a_product_of_tied_factors_is_tied_once_they_are() -> None:
+    # 2 = 0 + 1 becomes 2 = 0 when 1 is pinned behind it, 3 = 2 - 0 then is zero
+    classes = tied(4, {2: 1, 0: -1, 1: -1}, {3: 1, 2: -1, 0: 1}, {1: 1}).classes()
+    assert classes.equations == []
+    assert classes.of[0] == classes.of[2]
+    assert classes.pinned[classes.of[1]]
+    assert classes.pinned[classes.of[3]]
+
+
+def test_what_ties_cannot_use_up_stays_an_equation() -> None:
+    classes = tied(4, {2: 1, 0: -1, 1: -1}, {3: 1, 2: -2}).classes()
+    ((equation),) = classes.equations
+    values = dict(zip((0, 1, 2, 3), (3, 4, 7, 14), strict=True))
+    unknowns = {
+        place: values[v] / factor
+        for v, (place, factor) in enumerate(zip(classes.of, classes.factor, strict=True))
+    }
+    assert all(values[v] == unknowns[classes.of[v]] * classes.factor[v] for v in values)
+    assert sum(weight * unknowns[place] for place, weight in equation.items()) == 0
+    assert len(equation) == 3
+
+
+def plans(steps: list[Step]) -> tuple[Plan, Plan] | None:
+    """With exponents alone tried first, and by the whole program."""
+    proto = build(steps)
+    scope = build_view(wrap_model(proto)).main
+    ranges = calibrate(proto, open_data([feed(1)], proto))
+    if any(entry.nonfinite or entry.absmax > 1e30 for entry in ranges.tensors.values()):
+        return None
+    first = make_plan(scope, ranges)
+    with mock.patch.object(planner, "scale_alone", return_value=None):
+        return first, make_plan(scope, ranges)
+
+
+@settings(
+    derandomize=True,
+    max_examples=40,
+    deadline=None,
+    database=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
+)
+@given(steps=graphs)
+def test_no_plan_is_dearer_than_that_of_the_whole_program(steps: list[Step]) -> None:
+    if (found := plans(steps)) is not None:
+        first, whole = found
+        assert first.cost <= whole.cost * 1.002 + 1e-6
+
+
+def chain(blocks: int) -> onnx.ModelProto:
+    """RMS norms on one residual stream of thousands: all exponents hang together."""
+    rng = np.random.default_rng(0)
+    weights = {"two": np.float32(2), "eps": np.float32(1e-5), "start": np.eye(8) * 3000}
+    nodes = [helper.make_node("MatMul", ["x", "start"], ["s0"])]
+    for block in range(blocks):
+        weights[f"w{block}"] = rng.standard_normal((8, 8)) / 3
+        s, q, m, a, r, d, h, t = (f"{letter}{block}" for letter in "sqmardht")
+        nodes += [
+            helper.make_node("Pow", [s, "two"], [q]),
+            helper.make_node("ReduceMean", [q], [m], axes=[-1]),
+            helper.make_node("Add", [m, "eps"], [a]),
+            helper.make_node("Sqrt", [a], [r]),
+            helper.make_node("Div", [s, r], [d]),
+            helper.make_node("MatMul", [d, f"w{block}"], [h]),
+            helper.make_node("Relu", [h], [t]),
+            helper.make_node("Add", [s, t], [f"s{block + 1}"]),
+        ]
+    nodes.append(helper.make_node("Softmax", [f"d{blocks - 1}"], ["y"]))
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [4, 8]) for name in "xy")
+    initializers = [numpy_helper.from_array(np.asarray(v, np.float32), name) for name, v in weights.items()]
+    graph = helper.make_graph(nodes, "chain", [x], [y], initializers)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+@pytest.mark.parametrize("blocks", [3, 60])
+def test_a_tied_stream_is_rescaled_as_a_whole_without_muls(blocks: int) -> None:
+    proto = chain(blocks)
+    scope = build_view(wrap_model(proto)).main
+    ranges = calibrate(proto, open_data([{"x": np.ones((4, 8), np.float32)}], proto))
+    with mock.patch.object(planner, "build_problem", side_effect=AssertionError("not needed")):
+        plan = make_plan(scope, ranges)
+    assert not plan.fp32
+    assert not plan.inserted_muls()
+    streams = {plan.exponents[f"s{block}"] for block in range(blocks + 1)}
+    assert len(streams) == 1
+    assert {plan.exponents[f"q{block}"] for block in range(blocks)} == {2 * streams.pop()}
