@@ -27,6 +27,12 @@ def test_eleven_bits_have_no_range_of_their_own() -> None:
     assert np.allclose(to_bits(values, 11), values, rtol=2.0**-11, atol=0)
 
 
+def test_fp32s_own_maximum_stays_finite() -> None:
+    largest = np.finfo(np.float32).max
+    values = np.float32([-largest, largest, np.inf, np.nan])
+    assert np.array_equal(to_bits(values, 11), values, equal_nan=True)
+
+
 def test_a_model_too_coarse_for_fp16_is_written_with_a_finding() -> None:
     outcome = onnx_fp16fix.fix(proto(), FEED, tensorrt="off")
     assert outcome.run.status == "findings"

@@ -39,9 +39,12 @@ def rounding_floor(model: Model, data: Dataset, bits: int = 11) -> float:
 
 def to_bits(values: npt.NDArray[Any], bits: int) -> npt.NDArray[np.float32]:
     """Round to nearest even with so many bits of significand and FP32's range."""
-    mantissa, exponent = np.frexp(np.asarray(values, np.float32))
-    rounded: npt.NDArray[np.float32] = np.ldexp(np.rint(np.ldexp(mantissa, bits)), exponent - bits)
-    return rounded.astype(np.float32)
+    values = np.asarray(values, np.float32)
+    mantissa, exponent = np.frexp(values)
+    with np.errstate(over="ignore"):
+        rounded = np.ldexp(np.rint(np.ldexp(mantissa, bits)), exponent - bits).astype(np.float32)
+    # FP32's own maximum, a common mask, would round up to infinity and make NaN of masked rows
+    return np.where(np.isinf(rounded), values, rounded)
 
 
 def _round_float(value: npt.NDArray[Any], bits: int) -> npt.NDArray[Any]:
