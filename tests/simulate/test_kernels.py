@@ -118,6 +118,13 @@ def test_a_sum_of_nothing_is_zero():
     np.testing.assert_array_equal(run(proto, "pessimistic", x=np.ones((0, 2))), [[0, 0]])
 
 
+def test_the_rank_of_what_is_summed_may_be_unknown():
+    proto = model("""g (float[n] x, float[m] s) => (float[] y) <int64[1] axes = {-1}>
+        { to = Cast<to: int = 7>(s)  r = Reshape(x, to)  y = ReduceSum(r, axes) }""")
+    proto.graph.output[0].type.tensor_type.ClearField("shape")
+    np.testing.assert_array_equal(run(proto, "pessimistic", x=np.arange(6), s=[2, 3]), [[3], [12]])
+
+
 def test_a_sum_may_stop_growing():
     proto = model("g (float[n] x) => (float[] y) { y = ReduceSum<keepdims: int = 0>(x) }")
     assert run(proto, "cuda", x=np.ones(4096)) == 4096

@@ -28,7 +28,7 @@ def running_sum(build: Builder, node: onnx.NodeProto, known: Known) -> str | Non
         return None
     flags = {item.name: item.i for item in node.attribute}
     place = int(axis.reshape(-1)[0])
-    return _unless_empty(build, node, lambda inner: _scan(inner, node.input[0], place, **flags)[1])
+    return _unless_empty(build, node, lambda inner: _scan(inner, node.input[0], place, **flags))
 
 
 def halved_sum(build: Builder, node: onnx.NodeProto, known: Known) -> str | None:
@@ -55,7 +55,7 @@ def _sum(build: Builder, node: onnx.NodeProto, axes: list[int] | None) -> str:
         axes, total = [0], build.add("Reshape", total, build.constant([-1], np.int64))
     # The one farthest from where they are counted comes first and does not renumber those still to come.
     for axis in sorted(set(axes), key=abs, reverse=True):
-        total, _ = _scan(build, total, axis)
+        total = _total(build, total, axis)
     shaped = build.fresh(f"{node.output[0]}.shaped")
     build.graph.node.add().CopyFrom(node)
     build.graph.node[-1].output[0] = shaped
@@ -82,8 +82,20 @@ def halved_gemm(build: Builder, node: onnx.NodeProto, known: Known) -> str:
     return result
 
 
-def _scan(build: Builder, data: str, axis: int, *, reverse: int = 0, exclusive: int = 0) -> tuple[str, str]:
-    """The rounded sum along ``axis``, which it loses, and all sums on the way, in the shape of ``data``."""
+def _total(build: Builder, data: str, axis: int) -> str:
+    """The rounded sum along ``axis``, which it loses. A Loop, because ONNX Runtime runs a Scan only where it can tell
+    the rank of ``data``."""
+    size = build.add("Gather", build.add("Shape", data), build.constant(axis, np.int64))
+    start = build.add("ConstantOfShape", build.add("Shape", build.sum(data, [axis], keepdims=False)))
+    body, inner = _body(build)
+    index, going, state = (build.fresh(f"fp16fix.{name}") for name in ("index", "going", "state"))
+    following = inner.rounded(inner.add("Add", state, inner.add("Gather", data, index, axis=axis)))
+    _close_loop(body, inner, index, going, state, following)
+    return build.add("Loop", size, "", start, body=body)
+
+
+def _scan(build: Builder, data: str, axis: int, *, reverse: int = 0, exclusive: int = 0) -> str:
+    """All rounded sums along ``axis``, in the shape of ``data``."""
     body, inner = _body(build)
     state, element = build.fresh("fp16fix.state"), build.fresh("fp16fix.element")
     following = inner.rounded(inner.add("Add", state, element))
@@ -98,7 +110,7 @@ def _scan(build: Builder, data: str, axis: int, *, reverse: int = 0, exclusive: 
         scan_input_directions=[reverse], scan_output_directions=[reverse],
     )  # fmt: skip
     build.graph.node.append(scan)
-    return outputs[0], outputs[1]
+    return outputs[1]
 
 
 def _unless_empty(build: Builder, node: onnx.NodeProto, write: Callable[[Builder], str]) -> str:
@@ -127,13 +139,20 @@ def _blocks(build: Builder, a: str, b: str, axis: int) -> str:
     left = inner.add("Slice", a, first, last, build.constant([-1], np.int64))
     right = inner.add("Slice", b, first, last, build.constant([axis], np.int64))
     following = inner.rounded(inner.add("Add", state, inner.add("MatMul", left, right)))
+    _close_loop(body, inner, index, going, state, following)
+    return build.add("Loop", rounds, "", start, body=body)
+
+
+def _close_loop(
+    body: onnx.GraphProto, inner: Builder, index: str, going: str, state: str, following: str
+) -> None:
+    """Inputs and outputs of a Loop body that carries one float state."""
     again = inner.add("Identity", going)
     body.input.append(helper.make_tensor_value_info(index, TensorProto.INT64, []))
     body.input.append(helper.make_tensor_value_info(going, TensorProto.BOOL, []))
     body.output.append(helper.make_tensor_value_info(again, TensorProto.BOOL, []))
     body.input.extend(_values(state))
     body.output.extend(_values(following))
-    return build.add("Loop", rounds, "", start, body=body)
 
 
 def _body(build: Builder) -> tuple[onnx.GraphProto, Builder]:
