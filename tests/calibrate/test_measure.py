@@ -1,6 +1,7 @@
 """Calibration: the same numbers whichever way a tensor is measured."""
 
 import numpy as np
+import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
@@ -8,6 +9,7 @@ from calibrate.small_models import long_chain, model
 from onnx_fp16fix.calibrate import calibrate, measure, open_data, runner
 from onnx_fp16fix.calibrate.steps import Budget
 from onnx_fp16fix.errors import ModelError
+from onnx_fp16fix.model import load_model
 
 
 @pytest.fixture(params=["at once", "node by node"])
@@ -152,6 +154,40 @@ def test_no_node_is_added_and_each_runs_once(monkeypatch):
     calibrate(proto, open_data(None, proto))
     assert [node.name for part in opened for node in part.graph.node] == [f"n{at}" for at in range(50)]
     assert len(opened) > 5
+
+
+def test_weights_left_in_the_file_give_the_same_ranges(tmp_path, monkeypatch):
+    """They may be laid out for the kernels, blocks of channels for convolutions: the same numbers but for rounding."""
+    rng = np.random.default_rng(0)
+    proto = model("""g (float[1,16,8,8] x) => (float[1,32] y)
+        { c = Conv<pads = [1,1,1,1]>(x, w)  r = Relu(c)  d = Conv(r, v)  p = GlobalAveragePool(d)
+          f = Flatten(p)  y = MatMul(f, m) }""")
+    shapes = {"w": (32, 16, 3, 3), "v": (64, 32, 3, 3), "m": (64, 32)}
+    proto.graph.initializer.extend(
+        numpy_helper.from_array(rng.standard_normal(shape, dtype=np.float32), name)
+        for name, shape in shapes.items()
+    )
+    path = tmp_path / "m.onnx"
+    onnx.save(proto, path)
+    feed = {"x": rng.standard_normal((1, 16, 8, 8), dtype=np.float32)}
+    expected = ranges(proto, feed)
+    options = []
+    original = runner.open_session
+    monkeypatch.setattr(
+        runner,
+        "open_session",
+        lambda *a, **k: options.append((k["optimize"], k["prepack"])) or original(*a, **k),
+    )
+    lean = load_model(path, lean=True)
+    found = calibrate(lean.proto, open_data([feed], lean.proto), base_dir=lean.base_dir)
+    assert options == [(True, True)]
+    assert list(found) == list(expected) == ["x", "c", "r", "d", "p", "f", "y"]
+    for name, entry in expected.tensors.items():
+        other = found.tensors[name]
+        assert (other.count, other.shape) == (entry.count, entry.shape)
+        assert [other.minimum, other.maximum, other.mean_abs] == pytest.approx(
+            [entry.minimum, entry.maximum, entry.mean_abs], rel=1e-4, abs=1e-4
+        )
 
 
 def test_the_users_model_is_untouched():

@@ -24,7 +24,7 @@ SAMPLES = st.lists(FLOATS, min_size=1, max_size=3)
 def table_of(samples, histogram=True):
     found = RangeTable({}, 0)
     for values in samples:
-        entry = measure_array(values, histogram=histogram).at_sample(0)
+        entry = measure_array(values, histogram=histogram, sample=0)
         found = found.merge(RangeTable({"x": entry}, 1))
     return found
 

@@ -74,8 +74,7 @@ def calibrate(
         with progress.step("calibrate", data.length) as step:
             for index, feed in enumerate(data):
                 if index >= table.samples:
-                    found = counter.measure(runner, feed)
-                    table = table.merge(RangeTable(found, 1, data.random))
+                    table = table.and_sample(counter.measure(runner, feed, index), data.random)
                 step.advance()
     except KeyboardInterrupt:
         if interrupted is not None and table.samples:
@@ -91,17 +90,18 @@ class _Counter(Observer):
 
     def __init__(self, only: Collection[str] | None, histogram: bool) -> None:
         self._only, self._histogram = only, histogram
+        self._sample = -1
         self._found: dict[str, TensorRange] = {}
         self._latest: dict[str, TensorRange] = {}
 
-    def measure(self, runner: Runner, feed: Feed) -> dict[str, TensorRange]:
-        """Statistics of every wanted tensor for one sample."""
-        self._found, self._latest = {}, {}
+    def measure(self, runner: Runner, feed: Feed, sample: int) -> dict[str, TensorRange]:
+        """Statistics of every wanted tensor for one sample, the number of which is ``sample``."""
+        self._found, self._latest, self._sample = {}, {}, sample
         for name, value in feed.items():
             if self.wants(name) and value.dtype.kind == "f":
                 self.saw([name], value, None)
         runner.run({name: as_value(value) for name, value in feed.items()})
-        return {key: entry.at_sample(0) for key, entry in self._found.items()}
+        return self._found
 
     def wants(self, key: str) -> bool:
         return self._only is None or key in self._only
@@ -109,7 +109,7 @@ class _Counter(Observer):
     def saw(self, keys: Sequence[str], values: Array, source: str | None) -> None:
         known = self._latest.get(source) if source is not None else None
         if known is None:
-            entry = measure_array(values, histogram=self._histogram)
+            entry = measure_array(values, histogram=self._histogram, sample=self._sample)
         else:
             entry = replace(known, shape=values.shape)
         self._latest[keys[0]] = entry

@@ -90,16 +90,6 @@ class TensorRange:
         """Sum of the magnitudes in units of 2**-1074."""
         return exact(self.mean_abs) * self.count if self.exact_sum is None else self.exact_sum
 
-    def at_sample(self, sample: int) -> TensorRange:
-        """The same, told to come from this one sample."""
-        found = sample if self.count else -1
-        return replace(
-            self,
-            minimum_sample=found,
-            maximum_sample=found,
-            nonfinite_sample=sample if self.nonfinite else -1,
-        )
-
     def shifted(self, samples: int) -> TensorRange:
         """The same, with ``samples`` other samples before its own."""
         if not samples:
@@ -196,6 +186,13 @@ class RangeTable:
     def has_histograms(self) -> bool:
         """Whether exponents were counted."""
         return any(entry.histogram is not None for entry in self.tensors.values())
+
+    def and_sample(self, found: Mapping[str, TensorRange], random: bool) -> RangeTable:
+        """This table and one sample more, of which ``found`` says that it is number ``self.samples``."""
+        merged = dict(self.tensors)
+        for name, entry in found.items():
+            merged[name] = merged[name].merge(entry) if name in merged else entry
+        return replace(self, tensors=merged, samples=self.samples + 1, random=self.random or random)
 
     def merge(self, other: RangeTable) -> RangeTable:
         """Both tables over all samples of both, those of ``other`` numbered after this one's."""

@@ -47,11 +47,12 @@ class _Tally:
     integers: int = 0
 
 
-def measure_array(values: Array, *, histogram: bool = False) -> TensorRange:
+def measure_array(values: Array, *, histogram: bool = False, sample: int = -1) -> TensorRange:
     """Exact statistics of a float array; NaN and Inf are counted and left out.
 
     The sum behind ``mean_abs`` is that of float32 sums of blocks, right to about six digits. ``histogram`` costs
-    about twice the rest. Types other than float32 and float64 are read as float32.
+    about twice the rest. ``sample``: the number of the sample that holds the array, -1 if unknown.
+    Types other than float32 and float64 are read as float32.
     """
     flat = np.ascontiguousarray(values).reshape(-1)
     dtype = flat.dtype if flat.dtype in _UNSIGNED else np.dtype(np.float32)
@@ -78,6 +79,9 @@ def measure_array(values: Array, *, histogram: bool = False) -> TensorRange:
         below_subnormal=tally.below_subnormal,
         beyond_2048=tally.beyond_2048,
         integers=tally.integers,
+        minimum_sample=sample if tally.count else -1,
+        maximum_sample=sample if tally.count else -1,
+        nonfinite_sample=sample if tally.count < flat.size else -1,
         histogram=counts,
         exact_sum=tally.total,
     )
