@@ -90,6 +90,9 @@ def _edit_scope(edit: Edit) -> None:
 def _new_exponents(edit: Edit) -> Iterator[tuple[str, int]]:
     for name, exponent in edit.plan.exponents.items():
         yield tensor_key(edit.scope.path, edit.renamed.get(name, name)), exponent
+    for name, shift in edit.plan.results.items():  # 0 but for what a body hands out
+        if exponent := edit.plan.exponents.get(name, 0) + shift:
+            yield tensor_key(edit.scope.path, name), exponent
 
 
 def _raised(edit: Edit) -> Iterator[str]:

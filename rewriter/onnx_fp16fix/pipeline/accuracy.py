@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Literal
 
+from onnx_fp16fix.calibrate.ranges import tensor_key
 from onnx_fp16fix.document import Finding
 from onnx_fp16fix.half import FloatType
+from onnx_fp16fix.model import ScopePath
 from onnx_fp16fix.pipeline.floor import rounding_floor
 from onnx_fp16fix.pipeline.planning import planned
-from onnx_fp16fix.pipeline.prepare import Run
-from onnx_fp16fix.pipeline.refine import refine, suspects
+from onnx_fp16fix.pipeline.prepare import Run, inline_functions
+from onnx_fp16fix.pipeline.refine import Measured, refine, suspects
 from onnx_fp16fix.pipeline.state import Emitted, Io, Precision, State, emit
+from onnx_fp16fix.plan import Place
 from onnx_fp16fix.simulate import SimulationReport, compare_simulated
+from onnx_fp16fix.simulate.bodies import matching_bodies
 
 __all__ = ["admit_floor", "mend_accuracy", "simulate"]
 
@@ -40,30 +45,54 @@ def mend_accuracy(
 ) -> tuple[State, Emitted]:
     """The outputs miss the tolerance in simulation: put what loses the accuracy into FP32."""
 
-    def attempt(fp32: Mapping[int, str]) -> tuple[State, Emitted]:
+    def attempt(fp32: Mapping[Place, str]) -> tuple[State, Emitted]:
         trial = planned(state, fp32)
         return trial, emit(run, trial, precision, io)
 
-    def measure(fp32: Mapping[int, str]) -> float:
+    def measure(fp32: Mapping[Place, str]) -> float:
         return simulate(run, attempt(fp32)[1], "outputs").output_rel_l2
 
     with run.progress.step("refine"):
-        fp32 = refine(suspects(state.scope, state.facts, report), report.output_rel_l2, tolerance, measure)
-    for index, why in fp32.items():
-        if index in state.half:
+        candidates = suspects(_measured(run, state, report))
+        fp32 = refine(candidates, report.output_rel_l2, tolerance, measure)
+    for place, why in fp32.items():
+        if place in state.half:
             continue
-        node = state.scope.nodes[index]
+        node = state.node(place)
         run.document.findings.append(
             Finding(
                 name=f"{state.half_type.name}-precision",
                 kind="precision",
                 status="fixed",
                 message=f"{why}: {node.op} stays in FP32",
+                scope="/".join(place[0]),
                 node=node.label,
                 tensor=node.outputs[0].name,
             )
         )
     return attempt(fp32)
+
+
+def _measured(run: Run, state: State, report: SimulationReport) -> list[Measured]:
+    """The errors by scope. The report has the places of the model as given, where rules may have moved bodies."""
+    places = matching_bodies(inline_functions(run.model).proto.graph, state.model.proto.graph)
+    found: list[Measured] = []
+    errors: dict[ScopePath, dict[str, float]] = {}
+    for scope in (state.scope, *state.scope.inside()):
+        if scope.path and scope.path not in places:
+            continue
+        outer = {} if scope.parent is None else errors.get(scope.parent.path, {})
+        own = {
+            name: report.tensors[key].rel_l2
+            for name in scope.tensors
+            if (key := tensor_key(places.get(scope.path, ()), name)) in report.tensors
+        }
+        errors[scope.path] = {
+            **{name: error for name, error in outer.items() if name not in scope.tensors},
+            **own,
+        }
+        found.append(Measured(replace(state.facts, scope=scope), errors[scope.path]))
+    return found
 
 
 def admit_floor(run: Run, half: FloatType, error: float, tolerance: float) -> float:

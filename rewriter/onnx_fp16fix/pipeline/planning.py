@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 from onnx_fp16fix.document import Finding
 from onnx_fp16fix.errors import Problem, UsageError
 from onnx_fp16fix.operators import flops
 from onnx_fp16fix.pipeline.prepare import Run
-from onnx_fp16fix.pipeline.state import State
-from onnx_fp16fix.plan import Plan, make_plan
+from onnx_fp16fix.pipeline.state import State, by_scope
+from onnx_fp16fix.plan import Place, Plan, make_plan
+from onnx_fp16fix.plan.bodies import executions
 
 __all__ = ["budget_findings", "planned", "settle"]
 
 
-def planned(state: State, fp32: Mapping[int, str] | None = None) -> State:
+def planned(state: State, fp32: Mapping[Place, str] | None = None) -> State:
     """The state with a plan of its own; ``fp32``: nodes to keep in FP32 beside those asked for."""
     plan = _plan(state, {**state.wished, **(fp32 or {})}, frozenset(state.half) - state.obeyed.keys())
     return replace(state, plan=_without(state, plan))
@@ -28,7 +29,8 @@ def settle(run: Run, state: State, *, force: bool) -> State:
     obeys with ``force`` and notes what is left at risk.
     """
     free = _plan(state, state.wished, frozenset())
-    against = {index: free.fp32[index] for index in state.half if index in free.fp32}
+    kept = free.all_fp32()
+    against = {place: kept[place] for place in state.half if place in kept}
     if not against:
         return replace(state, plan=free)
     bad, label = _impossible(state, against), state.half_type.label
@@ -38,22 +40,23 @@ def settle(run: Run, state: State, *, force: bool) -> State:
             [
                 Problem(
                     "USAGE-CONTRADICTION",
-                    f"{state.half[index]}, but {state.scope.nodes[index].op} cannot run in {label}: {why}",
-                    node=state.scope.nodes[index].label,
+                    f"{state.half[place]}, but {state.node(place).op} cannot run in {label}: {why}",
+                    node=state.node(place).label,
                     hint=hint,
                 )
-                for index, why in bad.items()
+                for place, why in bad.items()
             ]
         )
-    for index, why in bad.items():
-        node = state.scope.nodes[index]
+    for place, why in bad.items():
+        node = state.node(place)
         run.document.findings.append(
             Finding(
                 name=f"{state.half_type.name}-forced",
                 kind="overflow",
                 severity="error",
                 status="left",
-                message=f"{node.op} runs in {label} because {state.half[index]}; FP32 would be right: {why}",
+                message=f"{node.op} runs in {label} because {state.half[place]}; FP32 would be right: {why}",
+                scope="/".join(place[0]),
                 node=node.label,
                 tensor=node.outputs[0].name,
             )
@@ -78,34 +81,50 @@ def budget_findings(state: State) -> list[Finding]:
     ]
 
 
-def _plan(state: State, fp32: Mapping[int, str], half: frozenset[int]) -> Plan:
+def _plan(state: State, fp32: Mapping[Place, str], half: frozenset[Place]) -> Plan:
+    main, bodies = by_scope({place: why for place, why in fp32.items() if place not in state.half})
+    main_half, bodies_half = by_scope(dict.fromkeys(half, ""))
     return make_plan(
         state.scope,
         state.ranges,
         margin=state.margin,
-        fp32={index: why for index, why in fp32.items() if index not in state.half},
-        bodies=state.inside,
-        fp16=half,
+        fp32=main,
+        bodies=bodies,
+        fp16=main_half,
+        fp16_bodies=bodies_half,
         max_fp32_flops=state.max_fp32_flops,
         half=state.half_type,
     )
 
 
-def _impossible(state: State, against: Mapping[int, str]) -> dict[int, str]:
+def _impossible(state: State, against: Mapping[Place, str]) -> dict[Place, str]:
     """Those of the nodes that no plan has in FP16; all of them where only their combination is impossible."""
-    together = _plan(state, state.wished, frozenset(state.half)).fp32
-    if not any(index in together for index in against):
+    together = _plan(state, state.wished, frozenset(state.half)).all_fp32()
+    if not any(place in together for place in against):
         return {}
-    alone = {i: why for i, why in against.items() if i in _plan(state, state.wished, frozenset({i})).fp32}
+    alone = {
+        place: why
+        for place, why in against.items()
+        if place in _plan(state, state.wished, frozenset({place})).all_fp32()
+    }
     return alone or dict(against)
 
 
 def _without(state: State, plan: Plan) -> Plan:
     """The plan with the nodes that are forced against it in FP16, whatever comes of that."""
-    if not state.obeyed.keys() & plan.fp32.keys():
+    forced = state.obeyed.keys() & plan.all_fp32().keys()
+    if not forced:
         return plan
-    fp32 = {index: why for index, why in plan.fp32.items() if index not in state.obeyed}
-    facts = state.facts
-    less = sum(flops(facts.node_view(state.scope.nodes[index])) for index in plan.fp32.keys() - fp32.keys())
+    less = 0.0
+    for path, index in forced:
+        facts = replace(state.facts, scope=state.view.scopes[path])
+        times = executions(facts) / max(1, state.ranges.samples) if path else 1.0
+        less += flops(facts.node_view(facts.scope.nodes[index])) * times
+    changed = {path: _less(part, {i for at, i in forced if at == path}) for path, part in plan.scopes()}
     share = plan.fp32_flops_share - less / plan.flops if plan.flops else 0.0
-    return replace(plan, fp32=fp32, fp32_flops_share=share)
+    bodies = {path: changed[path] for path in plan.bodies}
+    return replace(plan, fp32=changed[()].fp32, bodies=bodies, fp32_flops_share=share)
+
+
+def _less(plan: Plan, forced: Collection[int]) -> Plan:
+    return replace(plan, fp32={index: why for index, why in plan.fp32.items() if index not in forced})

@@ -8,15 +8,16 @@ needed go back.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from onnx_fp16fix.graph import ScopeView, ViewNode
+from onnx_fp16fix.graph import ViewNode
+from onnx_fp16fix.plan import Place
+from onnx_fp16fix.plan.bodies import state_updates
 from onnx_fp16fix.plan.cancel import find_cancellations
 from onnx_fp16fix.plan.facts import Facts
-from onnx_fp16fix.simulate import SimulationReport
 
-__all__ = ["Suspect", "refine", "suspects"]
+__all__ = ["Measured", "Suspect", "refine", "suspects"]
 
 _AMPLIFIED = 4.0
 """A node whose result is this many times less accurate than its operands loses accuracy itself."""
@@ -30,57 +31,78 @@ _MOST = 12
 class Suspect:
     """Nodes that go to FP32 together, with the reason."""
 
-    nodes: frozenset[int]
+    nodes: frozenset[Place]
     why: str
 
 
-def suspects(scope: ScopeView, facts: Facts, report: SimulationReport) -> Iterator[Suspect]:
-    """Nodes that make the first non-finite values, cancelling differences with their islands, nodes that amplify
-    error; each worst first."""
-    half = facts.half
-    ratios = {node.index: _amplification(scope, node, report, half.eps) for node in scope.nodes}
-    by_ratio = sorted(
-        (index for index, ratio in ratios.items() if ratio > _AMPLIFIED), key=lambda i: (-ratios[i], i)
-    )
-    yield from (
-        _amplifier(scope, index, ratios[index], half.label) for index in by_ratio if math.isinf(ratios[index])
-    )
-    for entry in find_cancellations(facts):
-        node = scope.nodes[entry.node]
-        why = f"'{node.outputs[0].name}' is a difference {entry.ratio:.3g} times smaller than its operands"
-        yield Suspect(entry.island, why)
-    yield from (
-        _amplifier(scope, index, ratios[index], half.label)
-        for index in by_ratio
-        if math.isfinite(ratios[index])
-    )
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """One scope with the relative L2 errors of its tensors, and of outer ones that it reads, by name."""
+
+    facts: Facts
+    errors: Mapping[str, float]
+
+    def suspect(self, nodes: Collection[int], why: str) -> Suspect:
+        """Nodes of this scope."""
+        return Suspect(frozenset((self.facts.scope.path, index) for index in nodes), why)
 
 
-def _amplification(scope: ScopeView, node: ViewNode, report: SimulationReport, floor: float) -> float:
+def suspects(scopes: Sequence[Measured]) -> Iterator[Suspect]:
+    """Nodes that make the first non-finite values, cancelling differences with their islands, what builds a state that
+    drifts, nodes that amplify error; each worst first, and nodes around bodies after those inside."""
+    found = [
+        (ratio, measured, node)
+        for measured in scopes
+        for node in measured.facts.scope.nodes
+        if (ratio := _amplification(node, measured)) > _AMPLIFIED
+    ]
+    found.sort(key=lambda entry: (entry[2].index in entry[1].facts.scope.bodies, -entry[0]))
+    yield from (_amplifier(measured, node, ratio) for ratio, measured, node in found if math.isinf(ratio))
+    cancelling = [(entry, measured) for measured in scopes for entry in find_cancellations(measured.facts)]
+    for entry, measured in sorted(cancelling, key=lambda pair: -pair[0].ratio):
+        name = measured.facts.scope.nodes[entry.node].outputs[0].name
+        why = f"'{name}' is a difference {entry.ratio:.3g} times smaller than its operands"
+        yield measured.suspect(entry.island, why)
+    for measured in scopes:
+        yield from _drifting(measured)
+    yield from (_amplifier(measured, node, ratio) for ratio, measured, node in found if math.isfinite(ratio))
+
+
+def _amplification(node: ViewNode, measured: Measured) -> float:
     """How many times less accurate a node's result is than its operands; inf where it makes the first infinity.
 
-    ``floor``: error of a tensor that has been rounded a few times; ratios are taken to no less than this.
+    Ratios are taken to no less than the error of a tensor that has been rounded a few times.
     """
-    errors = [report.tensors[t.name].rel_l2 for t in node.outputs if t.name in report.tensors]
-    inputs = [report.tensors[t.name].rel_l2 for t in node.inputs if t.name in report.tensors]
+    known = measured.errors
+    errors = [known[t.name] for t in node.outputs if t.name in known]
+    inputs = [known[t.name] for t in node.inputs if t.name in known]
     if not errors or any(map(math.isinf, inputs)):
         return 0.0
-    return max(errors) / max([floor, *inputs])
+    return max(errors) / max([measured.facts.half.eps, *inputs])
 
 
-def _amplifier(scope: ScopeView, index: int, ratio: float, label: str) -> Suspect:
-    node = scope.nodes[index]
+def _amplifier(measured: Measured, node: ViewNode, ratio: float) -> Suspect:
+    scope, label = measured.facts.scope, measured.facts.half.label
     makers = {p.index for t in node.inputs if (p := scope.producer(t)) is not None}
     what = "is not finite" if math.isinf(ratio) else f"is {ratio:.3g} times less accurate than its operands"
-    return Suspect(frozenset({index, *makers}), f"'{node.outputs[0].name}' {what} in simulated {label}")
+    return measured.suspect({node.index, *makers}, f"'{node.outputs[0].name}' {what} in simulated {label}")
+
+
+def _drifting(measured: Measured) -> Iterator[Suspect]:
+    """Arithmetic that builds a loop's state out of the last one, where the state gets less accurate on the way."""
+    for entry, nodes in state_updates(measured.facts.scope):
+        error = measured.errors.get(nodes[-1].outputs[0].name, 0.0)
+        if error > _AMPLIFIED * measured.facts.half.eps:
+            why = f"'{entry}' adds up the rounding of all iterations, {error:.3g} in {measured.facts.half.label}"
+            yield measured.suspect({node.index for node in nodes}, why)
 
 
 def refine(
     candidates: Iterator[Suspect],
     error: float,
     tolerance: float,
-    measure: Callable[[Mapping[int, str]], float],
-) -> dict[int, str]:
+    measure: Callable[[Mapping[Place, str]], float],
+) -> dict[Place, str]:
     """FP32 nodes, with reasons, that bring the error of the outputs to ``tolerance`` or as near as suspects allow.
 
     ``measure`` gives the worst relative L2 error of the outputs with the given nodes in FP32 (``inf`` if not finite).
@@ -103,5 +125,5 @@ def refine(
     return _together(chosen)
 
 
-def _together(chosen: list[Suspect]) -> dict[int, str]:
-    return {index: suspect.why for suspect in chosen for index in sorted(suspect.nodes)}
+def _together(chosen: list[Suspect]) -> dict[Place, str]:
+    return {place: suspect.why for suspect in chosen for place in sorted(suspect.nodes)}

@@ -17,6 +17,7 @@ from onnx_fp16fix.pipeline.arguments import check_arguments
 from onnx_fp16fix.pipeline.channels import equalize_channels
 from onnx_fp16fix.pipeline.conclude import TensorRTMode, conclude
 from onnx_fp16fix.pipeline.findings import nan_findings, plan_findings
+from onnx_fp16fix.pipeline.follow import follow
 from onnx_fp16fix.pipeline.lock import Step, find_lock
 from onnx_fp16fix.pipeline.opset import refuse_old_opset
 from onnx_fp16fix.pipeline.planning import budget_findings, planned, settle
@@ -75,7 +76,7 @@ def fix(
     what it takes GPU kernels to keep in FP16 inside (default, cuda, pessimistic). ``margin``: factor between
     calibrated maxima and what FP16 must hold.
 
-    Wishes: ``keep_fp32`` and ``force_fp16`` take regular expressions that match names of main-graph nodes from their
+    Wishes: ``keep_fp32`` and ``force_fp16`` take regular expressions that match names of nodes from their
     start, ``..._ops`` op types. ``limits``: regular expression of tensor names -> largest magnitude to plan for, in
     place of the measured one. ``max_fp32_flops``: share of the FLOPs that FP32 is to have at most; more than that is a
     finding left. ``allow``: equality classes of rules that may be used (exact, real, context, lossy; None: not lossy).
@@ -110,7 +111,7 @@ def fix(
     run = Run("fix", model, data, progress, samples, seed, ranges, kernels=kernels)
     refuse_old_opset(run.model, half)
     base = inline_functions(run.model)
-    targets = wishes.targets(build_view(base).main)
+    targets = wishes.targets(build_view(base))
     view, table = calibrated(run, base)
     steps: tuple[Step, ...] = ()
     if stage.targets:
@@ -119,13 +120,13 @@ def fix(
         )
         if retargeted.model is not base:
             base, view, table, steps = retargeted.model, retargeted.view, retargeted.ranges, retargeted.steps
-            targets = wishes.targets(view.main)
-    table = wishes.limited(table, view.main)
+            targets = wishes.targets(view)
+    table = wishes.limited(table, view)
     run.document.findings += nan_findings(view.main, table)
     if (equalized := equalize_channels(run, view, table, margin, half)) is not None:
         base, steps = equalized[0], (*steps, equalized[1])  # the same nodes at the same places
         view, table = calibrated(run, base)
-        table = wishes.limited(table, view.main, strict=False)
+        table = wishes.limited(table, view, strict=False)
     state = State(
         base, view, table, margin, Plan(), dict(targets.keep), dict(targets.half), {}, max_fp32_flops, steps,
         half_type=half,
@@ -135,9 +136,8 @@ def fix(
     findings = plan_findings(state.view, state.plan, "fixed", half)
     state = _improve(run, state, stage, wishes)
     if rules is not None and (asked := stage.wishes(state.view, state.ranges)):
-        main, inside = by_scope(asked)
         with progress.step("plan again"):
-            state = planned(replace(state, wished={**main, **state.wished}, inside=inside))
+            state = planned(replace(state, wished={**asked, **state.wished}))
     run.document.findings += [*findings, *stage.findings()]
     run.document.rules = stage.entries()
     for text in stage.assumptions():
@@ -243,7 +243,7 @@ def _improve(run: Run, state: State, stage: RuleStage, wishes: Wishes) -> State:
 
     Nodes that the user spoke of are not rewritten.
     """
-    costly = state.plan.costly_nodes() - {((), index) for index in state.wished.keys() | state.half.keys()}
+    costly = state.plan.costly_nodes() - (state.wished.keys() | state.half.keys())
     if not costly or not stage.rules:
         return state
     with run.progress.step("rules"):
@@ -252,9 +252,9 @@ def _improve(run: Run, state: State, stage: RuleStage, wishes: Wishes) -> State:
         stage.discard()
         return state
     view, ranges = calibrated(run, trial)
-    ranges = wishes.limited(ranges, view.main, strict=False)
+    ranges = wishes.limited(ranges, view, strict=False)
     steps = (*state.steps, stage.patches)
-    better = _follow(state, replace(state, model=trial, view=view, ranges=ranges, steps=steps))
+    better = follow(state, replace(state, model=trial, view=view, ranges=ranges, steps=steps))
     if better is not None:
         with run.progress.step("plan again"):
             better = planned(better)
@@ -263,20 +263,3 @@ def _improve(run: Run, state: State, stage: RuleStage, wishes: Wishes) -> State:
         return state
     stage.keep()
     return better
-
-
-def _follow(before: State, after: State) -> State | None:
-    """The wishes at the places of their nodes in a rewritten model; None where one of the nodes is gone."""
-    if not (before.wished or before.half):
-        return after
-    places = {node.outputs[0].name: node.index for node in after.scope.nodes}
-
-    def moved(wishes: Mapping[int, str]) -> dict[int, str]:
-        return {places[before.scope.nodes[index].outputs[0].name]: why for index, why in wishes.items()}
-
-    try:
-        return replace(
-            after, wished=moved(before.wished), half=moved(before.half), obeyed=moved(before.obeyed)
-        )
-    except KeyError:
-        return None

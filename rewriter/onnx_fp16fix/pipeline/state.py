@@ -10,14 +10,14 @@ from onnx_fp16fix.calibrate import RangeTable
 from onnx_fp16fix.calibrate.ranges import tensor_key
 from onnx_fp16fix.document import Finding
 from onnx_fp16fix.emit import convert, half_borders, rescale, share_constants
-from onnx_fp16fix.graph import GraphView, ScopeView, build_view
+from onnx_fp16fix.graph import GraphView, ScopeView, ViewNode, build_view
 from onnx_fp16fix.half import BF16, FP16, FloatType
 from onnx_fp16fix.model import Model, ScopePath
 from onnx_fp16fix.pipeline.decisions import plan_entry
 from onnx_fp16fix.pipeline.findings import constant_findings
 from onnx_fp16fix.pipeline.lock import Step
 from onnx_fp16fix.pipeline.prepare import Run
-from onnx_fp16fix.plan import Plan
+from onnx_fp16fix.plan import Place, Plan
 from onnx_fp16fix.plan.facts import Facts
 from onnx_fp16fix.sidecar import named_layers, sidecar_texts
 
@@ -36,17 +36,15 @@ class State:
     ranges: RangeTable
     margin: float
     plan: Plan = field(default_factory=Plan)
-    wished: dict[int, str] = field(default_factory=dict)
+    wished: dict[Place, str] = field(default_factory=dict)
     """Nodes that the user or the user's rules keep in FP32, with the reason."""
-    half: dict[int, str] = field(default_factory=dict)
+    half: dict[Place, str] = field(default_factory=dict)
     """Nodes that the user wants in FP16, with the wish in words."""
-    obeyed: dict[int, str] = field(default_factory=dict)
+    obeyed: dict[Place, str] = field(default_factory=dict)
     """Those of them that FP16 cannot hold, with the reason."""
     max_fp32_flops: float | None = None
     steps: tuple[Step, ...] = ()
     """How ``model`` came from the user's model, functions inlined."""
-    inside: dict[ScopePath, dict[int, str]] = field(default_factory=dict)
-    """Nodes of bodies that the user's rules keep in FP32, with the reason."""
     half_type: FloatType = FP16
     """The 16-bit type that the plan is for; what is called FP16 here and in the planner is this type."""
 
@@ -54,6 +52,11 @@ class State:
     def scope(self) -> ScopeView:
         """The main graph."""
         return self.view.main
+
+    def node(self, place: Place) -> ViewNode:
+        """The node there."""
+        path, index = place
+        return self.view.scopes[path].nodes[index]
 
     @property
     def facts(self) -> Facts:
@@ -67,7 +70,7 @@ def type_for(precision: Precision) -> FloatType:
 
 
 def by_scope(
-    fp32: Mapping[tuple[ScopePath, int], str],
+    fp32: Mapping[Place, str],
 ) -> tuple[dict[int, str], dict[ScopePath, dict[int, str]]]:
     """Nodes of the main graph, and those of bodies by scope."""
     main: dict[int, str] = {}

@@ -4,28 +4,31 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 
 from onnx_fp16fix.calibrate import RangeTable, TensorRange
+from onnx_fp16fix.calibrate.ranges import tensor_key
 from onnx_fp16fix.errors import Problem, UsageError
-from onnx_fp16fix.graph import ScopeView
+from onnx_fp16fix.graph import GraphView, ScopeView
 from onnx_fp16fix.language import EQUAL, Rule
 from onnx_fp16fix.language.operations import closest, is_known, similar_ops
+from onnx_fp16fix.plan import Place
 
 __all__ = ["Names", "Targets", "Wishes", "gather_wishes"]
 
+_SCOPE = re.compile(r"^(\d+:\w+:\d+/)*\d+:\w+:\d+::")
 Names = str | Sequence[str]
 """One regular expression or op type, or several."""
 
 
 @dataclass(frozen=True, slots=True)
 class Targets:
-    """Main-graph nodes that are to stay in FP32 and those that are to run in FP16, each with the wish in words."""
+    """Nodes that are to stay in FP32 and those that are to run in FP16, each with the wish in words."""
 
-    keep: Mapping[int, str] = field(default_factory=dict)
-    half: Mapping[int, str] = field(default_factory=dict)
+    keep: Mapping[Place, str] = field(default_factory=dict)
+    half: Mapping[Place, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +52,12 @@ class Wishes:
         """The rules whose equality class may be used."""
         return rules if self.allow is None else tuple(rule for rule in rules if rule.equal in self.allow)
 
-    def targets(self, scope: ScopeView) -> Targets:
+    def targets(self, view: GraphView) -> Targets:
         """The nodes meant. Raises UsageError for a wish that no node answers and for nodes wanted both ways."""
         problems: list[Problem] = []
-        nodes = {node.index: node.label for node in scope.nodes if node.op != "Constant"}
-        ops = {index: scope.nodes[index].op for index in nodes}
+        found = [node for scope in _scopes(view) for node in scope.nodes if node.op != "Constant"]
+        nodes = {(node.scope, node.index): node.label for node in found}
+        ops = {(node.scope, node.index): node.op for node in found}
         keep = {
             **_by_op(ops, self.keep_fp32_ops, "keep_fp32_ops", problems),
             **_by_name(nodes, self.keep_fp32, "keep_fp32", problems),
@@ -70,16 +74,22 @@ class Wishes:
             raise UsageError(problems)
         return Targets({index: why for index, why in keep.items() if index not in half}, half)
 
-    def limited(self, ranges: RangeTable, scope: ScopeView, *, strict: bool = True) -> RangeTable:
+    def limited(self, ranges: RangeTable, view: GraphView, *, strict: bool = True) -> RangeTable:
         """The table with the limits in place of what was measured. ``strict``: raise UsageError where none is meant."""
         if not self.limits:
             return ranges
-        names = [t.name for node in scope.nodes for t in (*node.inputs, *node.outputs) if t.name]
+        names = [
+            tensor_key(scope.path, name)
+            for scope in _scopes(view)
+            for node in scope.nodes
+            for name in dict.fromkeys(t.name for t in (*node.inputs, *node.outputs) if t.name)
+            if name in scope.tensors
+        ]
         known = list(dict.fromkeys([*ranges.tensors, *names]))
         found = dict(ranges.tensors)
         problems = []
         for pattern, limit in self.limits.items():
-            meant = [name for name in known if re.match(pattern, name)]
+            meant = [key for key in known if _is_called(pattern, key)]
             found.update((name, _bounded(found.get(name), limit)) for name in meant)
             if not meant:
                 problems.append(_nothing(f"limits: no tensor is called '{pattern}'", pattern, known))
@@ -141,22 +151,32 @@ def _several(value: Names) -> tuple[str, ...]:
     return (value,) if isinstance(value, str) else tuple(value)
 
 
+def _scopes(view: GraphView) -> Iterator[ScopeView]:
+    yield view.main
+    yield from view.main.inside()
+
+
+def _is_called(pattern: str, key: str) -> bool:
+    """Whether the pattern matches a name, alone or with the scope before it (``4:body:0::h``)."""
+    return any(re.match(pattern, name) for name in (key, _SCOPE.sub("", key)))
+
+
 def _by_name(
-    nodes: Mapping[int, str], patterns: Iterable[str], option: str, problems: list[Problem]
-) -> dict[int, str]:
-    found: dict[int, str] = {}
+    nodes: Mapping[Place, str], patterns: Iterable[str], option: str, problems: list[Problem]
+) -> dict[Place, str]:
+    found: dict[Place, str] = {}
     for pattern in patterns:
-        meant = [index for index, label in nodes.items() if re.match(pattern, label)]
+        meant = [place for place, label in nodes.items() if _is_called(pattern, tensor_key(place[0], label))]
         found.update(dict.fromkeys(meant, f"{option} asks for '{pattern}'"))
         if not meant:
-            message = f"{option}: no node of the main graph is called '{pattern}'"
+            message = f"{option}: no node is called '{pattern}'"
             problems.append(_nothing(message, pattern, nodes.values()))
     return found
 
 
 def _by_op(
-    ops: Mapping[int, str], wanted: Iterable[str], option: str, problems: list[Problem]
-) -> dict[int, str]:
+    ops: Mapping[Place, str], wanted: Iterable[str], option: str, problems: list[Problem]
+) -> dict[Place, str]:
     """Op types of ONNX that the model does not have are no mistake: lists of them serve many models."""
     present = set(ops.values())
     for name in wanted:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 
 import onnx_graphsurgeon as gs
+from onnx import TensorProto
 
 from onnx_fp16fix.calibrate.ranges import RangeTable
-from onnx_fp16fix.graph import ScopeView, ViewNode
+from onnx_fp16fix.graph import ScopeView, ViewNode, borders
 from onnx_fp16fix.half import FloatType
 from onnx_fp16fix.model import ScopePath
 from onnx_fp16fix.operators import hands_on
@@ -15,13 +16,15 @@ from onnx_fp16fix.plan.exact import summands
 from onnx_fp16fix.plan.facts import BORDER, Facts
 from onnx_fp16fix.plan.joint import JointFacts, join
 
-__all__ = ["joined", "long_sums", "untyped"]
+__all__ = ["executions", "joined", "long_sums", "state_updates", "untyped"]
 
 _PLANNED = frozenset({"If", "Loop", "Scan"})
 _SUMS = frozenset({"Add", "Sub", "Sum"})
 _PASSES = _SUMS | frozenset(
     "Identity Where Reshape Transpose Squeeze Unsqueeze Flatten Cast Concat Slice Pad ScatterND ScatterElements".split()
 )
+
+_UPDATES = _PASSES | frozenset({"Mul", "Div", "Neg"})
 
 
 def holder(scope: ScopeView) -> ViewNode | None:
@@ -114,12 +117,27 @@ def long_sums(facts: JointFacts) -> dict[int, str]:
     return found
 
 
-def _on_the_way(scope: ScopeView, entry: int, result: int, before: int) -> list[ViewNode]:
+def state_updates(scope: ScopeView) -> list[tuple[str, list[ViewNode]]]:
+    """Of each float that a body carries on, its name and the element-wise arithmetic that makes it out of the last."""
+    around = holder(scope)
+    found = []
+    for border in [] if around is None or scope.parent is None else borders(scope.parent, around):
+        for (_, entry), (_, result) in zip(border.entries, border.exits, strict=False):
+            name, made = scope.inputs[entry], scope.tensors.get(scope.outputs[result])
+            if scope.dtype(name) == TensorProto.FLOAT and made is not None:
+                nodes = _on_the_way(scope, id(scope.tensors[name]), id(made), len(scope.nodes), _UPDATES)
+                found += [(name, nodes)] if nodes else []
+    return found
+
+
+def _on_the_way(
+    scope: ScopeView, entry: int, result: int, before: int, ops: Set[str] = _PASSES
+) -> list[ViewNode]:
     """Sums and moves through which a carried input becomes the output, nodes visited twice in order."""
     reached = {entry}
     onward = []
     for node in scope.nodes[:before]:
-        passes = node.domain == BORDER or (node.op in _PASSES and not node.domain)
+        passes = node.domain == BORDER or (node.op in ops and not node.domain)
         if passes and any(id(tensor) in reached for tensor in node.inputs):
             reached.update(id(tensor) for tensor in node.outputs)
             onward.append(node)

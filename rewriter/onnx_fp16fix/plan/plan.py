@@ -8,8 +8,10 @@ from dataclasses import dataclass, field
 from onnx_fp16fix.model import ScopePath
 from onnx_fp16fix.plan.risk import Risk
 
-__all__ = ["Plan", "Slot"]
+__all__ = ["Place", "Plan", "Slot"]
 
+Place = tuple[ScopePath, int]
+"""A node: its scope and its index there."""
 Slot = tuple[int, int]
 """(index of the node in its scope, input slot)."""
 
@@ -56,7 +58,11 @@ class Plan:
         edits = (self.exponents, self.entries, self.operands, self.muls, self.results, self.fp32)
         return not any(edits) and all(body.is_empty() for body in self.bodies.values())
 
-    def costly_nodes(self) -> frozenset[tuple[ScopePath, int]]:
+    def all_fp32(self) -> dict[Place, str]:
+        """FP32 nodes of all scopes, with the reason."""
+        return {(path, index): why for path, plan in self.scopes() for index, why in plan.fp32.items()}
+
+    def costly_nodes(self) -> frozenset[Place]:
         """Nodes at which exact rescaling still pays: FP32, or behind an explicit Mul."""
         return frozenset(
             (path, index)
