@@ -39,7 +39,7 @@ _SHAREABLE = frozenset(
 
 
 class Session:
-    """One model, ready to run; inputs that the graph fills from initializers may be left out."""
+    """One model, ready to run; inputs that the graph fills from initializers are not fed (``calibrate.data``)."""
 
     def __init__(self, session: Any, shared: Sequence[Any]) -> None:
         self._session = session

@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 
+import onnx_fp16fix
 from calibrate.small_models import model
 from onnx_fp16fix.calibrate import open_data
 from onnx_fp16fix.errors import DataError
@@ -165,6 +166,21 @@ def test_inputs_with_initializers_need_no_feed():
     proto = model("g (float[2] x, float[2] w) => (float[2] y) <float[2] w = {1, 2}> { y = Add(x, w) }")
     (feed,) = open_data({"x": np.ones(2, np.float32)}, proto)
     assert set(feed) == {"x"}
+
+
+@pytest.mark.parametrize("run", ["calibrate", "check", "verify", "fix"])
+@pytest.mark.parametrize("ir_version", [3, 8])
+def test_data_for_an_input_that_an_initializer_fills_are_refused(run, ir_version):
+    """Silently running with the other value would measure a model that the user does not run."""
+    proto = model("g (float[2] x, float[2] w) => (float[2] y) <float[2] w = {1, 2}> { y = Add(x, w) }")
+    proto.ir_version = ir_version
+    data = {"x": np.ones(2, np.float32), "w": np.full(2, 5, np.float32)}
+    models = [proto, proto] if run == "verify" else [proto]
+    with pytest.raises(DataError) as caught:
+        getattr(onnx_fp16fix, run)(*models, data)
+    (problem,) = caught.value.problems
+    assert (problem.code, problem.tensor) == ("DATA-FILLED", "w")
+    assert "leave it out" in problem.hint
 
 
 def polygraphy(array):

@@ -1,15 +1,16 @@
 """Feeds for a model: from files, mappings, iterables or callables, or seeded random numbers; one at a time.
 
 Every feed is checked against the model's real inputs (graph inputs that no initializer fills) before it is used,
-and all that is wrong with a feed is told at once.
+and all that is wrong with a feed is told at once. An input that an initializer fills is refused, not fed: every stage
+runs with the model's own value, so that what is calibrated, planned, verified and shipped is one and the same model.
 """
 
 from __future__ import annotations
 
 import difflib
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-from onnx_fp16fix.calibrate.inputs import Input, model_inputs, random_feed
+from onnx_fp16fix.calibrate.inputs import Input, filled_inputs, model_inputs, random_feed
 from onnx_fp16fix.calibrate.loaders import Placed, data_error, read_polygraphy, run_script, split_script
 from onnx_fp16fix.errors import DataError, Problem
 
@@ -47,11 +48,13 @@ class Dataset:
     random: bool
     length: int | None
     _open: Callable[[], Iterator[Placed]]
+    filled: frozenset[str] = frozenset()
+    """Inputs that the model's own initializers fill."""
 
     def __iter__(self) -> Iterator[Feed]:
         seen = 0
         for place, feed in self._open():
-            yield check_feed(feed, self.inputs, place)
+            yield check_feed(feed, self.inputs, place, self.filled)
             seen += 1
         if not seen:
             raise data_error("DATA-EMPTY", "holds no sample", self.source, hint="give at least one sample")
@@ -75,6 +78,10 @@ def open_data(source: Source, proto: onnx.ModelProto, *, seed: int = 0, samples:
     inputs = model_inputs(proto)
     if source is None:
         return Dataset(inputs, f"random (seed {seed})", True, samples, _random(proto, inputs, seed, samples))
+    return replace(_given(source, inputs), filled=filled_inputs(proto))
+
+
+def _given(source: Source, inputs: tuple[Input, ...]) -> Dataset:
     if isinstance(source, (str, Path)) and (script := split_script(str(source))) is not None:
         return Dataset(inputs, str(source), False, None, lambda: run_script(*script))
     if isinstance(source, (str, Path)):
@@ -185,12 +192,21 @@ def _unreadable(path: Path, error: Exception) -> DataError:
     )
 
 
-def check_feed(feed: Mapping[str, Any], inputs: Sequence[Input], place: str) -> Feed:
-    """The feed with exact types, or a DataError with everything that is wrong with it."""
+def check_feed(
+    feed: Mapping[str, Any], inputs: Sequence[Input], place: str, filled: Collection[str] = ()
+) -> Feed:
+    """The feed with exact types, or a DataError with everything that is wrong with it.
+
+    ``filled``: inputs that initializers fill, which a feed may not hold.
+    """
     if not isinstance(feed, Mapping):
         raise data_error("DATA-SOURCE", f"is a {type(feed).__name__}, not a mapping", place, hint=_SOURCES)
     known = {item.name: item for item in inputs}
-    problems = [_unknown(str(name), known, feed, place) for name in feed if name not in known]
+    problems = [
+        _filled(name, place) if name in filled else _unknown(str(name), known, feed, place)
+        for name in feed
+        if name not in known
+    ]
     problems += [
         Problem("DATA-MISSING", f"no array for input '{item.name}' ({item})", file=place, tensor=item.name)
         for item in inputs
@@ -205,6 +221,14 @@ def check_feed(feed: Mapping[str, Any], inputs: Sequence[Input], place: str) -> 
     if problems:
         raise DataError(problems)
     return checked
+
+
+def _filled(name: str, place: str) -> Problem:
+    return Problem(
+        "DATA-FILLED", f"the model fills its input '{name}' from an initializer and is run with that value",
+        file=place, tensor=name,
+        hint="leave it out of the data, or remove the initializer to make it an input that data give",
+    )  # fmt: skip
 
 
 def _unknown(name: str, known: Mapping[str, Input], feed: Mapping[str, Any], place: str) -> Problem:

@@ -13,7 +13,7 @@ from onnx import TensorProto
 
 from onnx_fp16fix.errors import DataError, Problem
 
-__all__ = ["Input", "model_inputs", "random_feed"]
+__all__ = ["Input", "filled_inputs", "model_inputs", "random_feed"]
 
 Dim = int | str | None
 
@@ -52,12 +52,18 @@ class Input:
 
 def model_inputs(proto: onnx.ModelProto) -> tuple[Input, ...]:
     """Graph inputs that no initializer fills, in order. Raises DataError for strings, sequences and maps."""
-    filled = {tensor.name for tensor in proto.graph.initializer}
-    filled |= {tensor.values.name for tensor in proto.graph.sparse_initializer}
+    filled = filled_inputs(proto)
     found = [_input(info) for info in proto.graph.input if info.name not in filled]
     if problems := [item for item in found if isinstance(item, Problem)]:
         raise DataError(problems)
     return tuple(item for item in found if isinstance(item, Input))
+
+
+def filled_inputs(proto: onnx.ModelProto) -> frozenset[str]:
+    """Graph inputs with an initializer, their default: every stage runs with this value."""
+    defaults = {tensor.name for tensor in proto.graph.initializer}
+    defaults |= {tensor.values.name for tensor in proto.graph.sparse_initializer}
+    return frozenset(info.name for info in proto.graph.input if info.name in defaults)
 
 
 def _input(info: onnx.ValueInfoProto) -> Input | Problem:
