@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import onnx
 import pytest
@@ -122,3 +124,16 @@ def test_a_state_that_adds_up_rounding_is_carried_in_fp32() -> None:
     assert outcome.run.status == "ok"
     assert computed(outcome.model, "MatMul", "Tanh") == {HALF}
     assert computed(outcome.model, "Add") == {FLOAT}
+
+
+def test_sidecars_name_the_layers_inside_bodies() -> None:
+    proto = model(BURSTING, {"ten": np.float32(10)})
+    proto.graph.node[0].attribute[1].g.node[0].name = "burst"  # a second one of that name
+    outcome = fixed(proto, *BOTH, precision="fp32")
+    assert outcome.model is not None
+    branch = outcome.model.graph.node[0].attribute[0].g
+    names = {node.name for node in branch.node if node.op_type in ("Exp", "Log")}
+    assert names == {"e/fp16fix/Exp", "back"}
+    arguments = outcome.sidecars[".trtexec.txt"]
+    assert all(f"{name}:fp32" in arguments for name in names)
+    assert set(json.loads(outcome.sidecars[".float16.json"])["node_block_list"]) == names

@@ -132,8 +132,8 @@ def emit(run: Run, state: State, precision: Precision, io: Io) -> Emitted:
         "nodes_fp32_model": len(nodes),
     }
     sidecars: dict[str, str] = {}
-    if precision == "fp32" and (fp32_nodes or run.command == "fix"):
-        fp32_model, layers = named_layers(fp32_model, fp32_nodes)
+    if precision == "fp32" and (kept or run.command == "fix"):
+        fp32_model, layers = named_layers(fp32_model, fp32_nodes, bodies)
         result, sidecars = fp32_model, sidecar_texts(layers)
     if precision == "fp32" and kept:
         run.warn(

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 import onnx
 from onnx import TensorProto
 
-from onnx_fp16fix.graph import build_view
-from onnx_fp16fix.model import Model, Names, Patch, apply_patches
+from onnx_fp16fix.graph import ScopeView, ViewNode, build_view
+from onnx_fp16fix.model import Model, Names, Patch, ScopePath, apply_patches
 
 __all__ = ["Layer", "named_layers"]
 
@@ -27,29 +28,37 @@ class Layer:
     floats: tuple[int, ...]
 
 
-def named_layers(model: Model, nodes: Collection[int]) -> tuple[Model, tuple[Layer, ...]]:
-    """The main-graph nodes as layers, and the model in which each has a name of its own that engines can read.
+def named_layers(
+    model: Model, nodes: Collection[int], bodies: Mapping[ScopePath, Collection[int]] | None = None
+) -> tuple[Model, tuple[Layer, ...]]:
+    """These nodes of the main graph and of ``bodies`` as layers, and the model in which each has a name of its own that
+    engines can read.
 
-    Nodes that have such a name keep it; the others get one from their first output.
+    Nodes that have such a name keep it; the others get one from their first output. An If, Loop or Scan is no layer:
+    engines take it apart, and what is inside it is named instead.
     """
-    scope, names, patch = build_view(model).main, Names(model), Patch()
-    used: dict[str, int] = {}
-    for node in model.proto.graph.node:
-        used[node.name] = used.get(node.name, 0) + 1
-    layers = []
-    for index in sorted(nodes):
-        node = scope.nodes[index]
-        if node.op == "Constant":
-            continue
-        name = node.name
-        if not name or _UNSAFE.search(name) or used[name] > 1:
-            name = names.fresh(_UNSAFE.sub("_", f"{node.outputs[0].name}/fp16fix/{node.op}"))
-            copy = onnx.NodeProto()
-            copy.CopyFrom(node.proto)
-            copy.name = name
-            patch.replaced[index] = copy
-        floats = (
-            slot for slot, tensor in enumerate(node.outputs) if scope.dtype(tensor.name) == TensorProto.FLOAT
-        )
-        layers.append(Layer(name, node.op, tuple(floats)))
-    return (model if patch.is_empty() else apply_patches(model, [patch])), tuple(layers)
+    main, names = build_view(model).main, Names(model)
+    used = Counter(node.name for scope in model.scopes() for node in scope.graph.node)
+    layers: list[Layer] = []
+    patches = []
+    for scope in (main, *main.inside()):
+        patch = Patch(scope.path)
+        for index in sorted(nodes if scope is main else (bodies or {}).get(scope.path, ())):
+            node = scope.nodes[index]
+            if node.op == "Constant" or index in scope.bodies:
+                continue
+            name = node.name
+            if not name or _UNSAFE.search(name) or used[name] > 1:
+                name = names.fresh(_UNSAFE.sub("_", f"{node.outputs[0].name}/fp16fix/{node.op}"))
+                copy = onnx.NodeProto()
+                copy.CopyFrom(node.proto)
+                copy.name = name
+                patch.replaced[index] = copy
+            layers.append(Layer(name, node.op, tuple(_floats(scope, node))))
+        patches.append(patch)
+    changed = [patch for patch in patches if not patch.is_empty()]
+    return (apply_patches(model, changed) if changed else model), tuple(layers)
+
+
+def _floats(scope: ScopeView, node: ViewNode) -> Iterator[int]:
+    return (slot for slot, made in enumerate(node.outputs) if scope.dtype(made.name) == TensorProto.FLOAT)
