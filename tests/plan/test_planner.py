@@ -164,3 +164,22 @@ def test_plans_repeat_exactly() -> None:
         {"w": np.eye(8) * 1e6, "v": np.eye(8) * 1e-6},
     )
     assert planned(proto, {"x": X})[1] == planned(proto, {"x": X})[1]
+
+
+def test_a_bias_that_the_sum_would_lose_may_vanish() -> None:
+    proto = model(
+        "(float[4,8] x) => (float[4,8] y) { h = Gemm(x, w, b) r = Relu(h) y = MatMul(r, v) }",
+        {"w": np.eye(8) * 1e15, "b": np.ones(8), "v": np.eye(8) * 1e-15},
+    )
+    _, plan = planned(proto, {"x": X})
+    assert not plan.fp32
+    assert not plan.muls
+
+
+def test_a_power_may_reach_far_beyond_fp16() -> None:
+    proto = model(
+        "(float[4,8] x) => (float[4,8] y) { p = Pow(x, three) y = MatMul(p, v) }",
+        {"three": 3.0, "v": np.eye(8) * 1e-18},
+    )
+    _, plan = planned(proto, {"x": X * 1e6})
+    assert not plan.fp32

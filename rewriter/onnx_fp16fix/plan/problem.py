@@ -16,7 +16,7 @@ from onnx_fp16fix.plan.program import Program, Terms
 
 __all__ = ["LIMIT", "ZERO", "Problem"]
 
-LIMIT = 40
+LIMIT = 64
 """Largest exponent considered: beyond it FP32 itself would run out of range for tensors of ordinary size."""
 ZERO: Terms = {}
 

@@ -6,11 +6,20 @@ from collections.abc import Sequence
 
 import onnx_graphsurgeon as gs
 
+from onnx_fp16fix.operators import out
+from onnx_fp16fix.plan.facts import NodeView
 from onnx_fp16fix.plan.problem import LIMIT, ZERO, Problem
 from onnx_fp16fix.plan.program import Terms, combine
 from onnx_fp16fix.plan.tolerate import passes_overflow
 
 __all__ = ["operand_rows", "relation_rows", "tensor_rows", "typical_bits"]
+
+_SUMS = frozenset({"Add", "Sub", "Sum"})
+_BIASED = frozenset(
+    """Conv ConvTranspose Gemm LayerNormalization GroupNormalization InstanceNormalization
+    BatchNormalization""".split()
+)
+"""Ops whose third input is added to the result."""
 
 
 def relation_rows(problem: Problem, index: int) -> None:
@@ -95,8 +104,16 @@ def operand_rows(problem: Problem, index: int) -> None:
             continue  # it vanishes at no exponent: emission raises it
         elif (guard := problem.need.guards.get(slot)) is not None:
             _at_most(problem, exponent, guard, escape, [])
-        elif (typical := facts.typical(tensor)) is not None:
+        elif (typical := _typical_constant(view, operand[1], tensor)) is not None:
             _at_most(problem, exponent, typical, escape, typical_bits(problem, tensor))
+
+
+def _typical_constant(view: NodeView, slot: int, tensor: gs.Tensor) -> int | None:
+    """Largest exponent at which a constant loses no bits that show: of a summand those that the sum keeps."""
+    typical, result = view.facts.typical(tensor), view.tensor(out())
+    if typical is None or result is None or not (view.op in _SUMS or (view.op in _BIASED and slot == 2)):
+        return typical
+    return max(typical, view.facts.typical(result) or typical)
 
 
 def tensor_rows(problem: Problem, tensor: gs.Tensor) -> None:
