@@ -1,4 +1,5 @@
-"""Every op, typed FP16: the types ONNX infers are those that ``convert`` believes in, and ONNX Runtime loads it."""
+"""Every op, typed FP16 and BF16: the types ONNX infers are those that ``convert`` believes in, and ONNX Runtime loads
+what is FP16 (its CPU provider has few BF16 kernels)."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ import pytest
 from onnx import TensorProto
 
 from emit.typing_checks import converted
+from onnx_fp16fix.half import BF16
 from operators.cases import CASES, number
 from operators.one_node import Case, Data, case, computed, constant, positive
 
@@ -82,3 +84,5 @@ def test_every_op_is_typed_as_onnx_infers_it(one: Case) -> None:
     for io in ("fp32", "fp16"):
         converted(proto, io=io)
         converted(proto, fp32={0}, io=io)
+    for io in ("fp32", "bf16") if one.opset >= 13 else ():
+        converted(proto, io=io, half=BF16, load=False)

@@ -11,6 +11,7 @@ from onnx import TensorProto, numpy_helper
 
 from onnx_fp16fix.emit import Converted, convert
 from onnx_fp16fix.graph import build_view
+from onnx_fp16fix.half import FP16, FloatType
 from onnx_fp16fix.model import infer_types, wrap_model
 from onnx_fp16fix.runtime import open_session
 
@@ -22,13 +23,14 @@ HALF, FLOAT = TensorProto.FLOAT16, TensorProto.FLOAT
 def converted(
     proto: onnx.ModelProto,
     fp32: Collection[int] = (),
-    io: Literal["fp32", "fp16"] = "fp32",
+    io: Literal["fp32", "fp16", "bf16"] = "fp32",
     *,
+    half: FloatType = FP16,
     load: bool = True,
 ) -> Converted:
     """The typed model: valid with inferred types, loads, and promises outside what it did."""
     before = proto.SerializeToString()
-    made = convert(build_view(wrap_model(proto)).main, fp32, half_io=io == "fp16")
+    made = convert(build_view(wrap_model(proto)).main, fp32, half=half, half_io=io != "fp32")
     after = made.model.proto
     assert proto.SerializeToString() == before, "the model given was changed"
     onnx.checker.check_model(after, full_check=True)

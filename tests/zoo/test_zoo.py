@@ -79,3 +79,27 @@ def test_a_safe_model_gets_types_and_border_casts_only() -> None:
     after = [node.op_type for node in outcome.model.graph.node]
     assert after == ["Cast", *before, "Cast"]
     assert not outcome.findings
+
+
+@pytest.mark.parametrize(
+    ("name", "fp32"),
+    [
+        ("mask-multiplied", set()),
+        ("rotary", {"CumSum", "Sub", "Mul", "Cos", "Sin"}),
+        ("unet", {"ConvTranspose"}),
+        ("transformer-rms-norm", set()),
+        ("transformer-safe", set()),
+    ],
+)
+def test_is_right_in_bf16_with_what_needs_more_bits_in_fp32(name: str, fp32: set[str]) -> None:
+    proto, feed = export(next(case for case in CASES if case.name == name), dynamo=False)
+    proto = onnx.version_converter.convert_version(proto, 22)
+    outcome = onnx_fp16fix.fix(proto, feed, precision="bf16", tensorrt="off")
+    assert outcome.run.status == "ok"
+    assert outcome.plan is not None
+    assert outcome.model is not None
+    onnx.checker.check_model(outcome.model, full_check=True)
+    assert outcome.verification.fp16_sim.type == "bf16"  # type: ignore[union-attr]
+    assert all(output.rel_l2 < 2e-2 for output in outcome.verification.fp16_sim.outputs)  # type: ignore[union-attr,operator]
+    by_name = {node.name or node.output[0]: node.op_type for node in proto.graph.node}
+    assert {by_name[name] for name in outcome.plan.fp32_nodes} == fp32

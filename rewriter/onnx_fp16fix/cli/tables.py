@@ -113,7 +113,7 @@ def _verification_table(verification: VerificationEntry) -> Table:
 
 
 def _checks(verification: VerificationEntry) -> list[tuple[str, str]]:
-    rows = []
+    rows, half = [], (verification.fp16_sim.type if verification.fp16_sim else "fp16").upper()
     if fp32 := verification.fp32:
         worst = "identical bits" if fp32.identical else f"largest relative difference {_number(fp32.max_rel)}"
         rows.append(("FP32 against FP32", worst))
@@ -122,7 +122,7 @@ def _checks(verification: VerificationEntry) -> list[tuple[str, str]]:
             bad = f", {output.nonfinite} elements not finite" if output.nonfinite else ""
             rows.append(
                 (
-                    f"simulated {simulation.type.upper()}: {output.name}",
+                    f"simulated {half}: {output.name}",
                     f"relative L2 error {_number(output.rel_l2)}{bad}",
                 )
             )
@@ -135,7 +135,7 @@ def _checks(verification: VerificationEntry) -> list[tuple[str, str]]:
         share = (
             ""
             if trt.half_layer_share is None
-            else f", {trt.half_layer_share:.0%} of {trt.layers} layers FP16"
+            else f", {trt.half_layer_share:.0%} of {trt.layers} layers {half}"
         )
         result = f"builds{share}" if trt.built else "; ".join(trt.errors)
         rows.append(

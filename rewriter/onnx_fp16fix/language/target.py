@@ -10,7 +10,7 @@ from onnx_fp16fix.errors import Problem, UsageError
 __all__ = ["TYPES", "Target", "parse_target"]
 
 TYPES = ("fp16", "bf16", "int8")
-"""Types a target can compute in; the first is meant where nothing is said."""
+"""Types a target can compute in."""
 _FORM = re.compile(
     r"(?P<name>[a-z][a-z0-9-]*)(?::(?P<version>\d{1,6}(?:\.\d{1,6})*))?(?::(?P<type>[a-z0-9]+))?"
 )
@@ -29,11 +29,14 @@ class Target:
         return f"{self.name}{version} in {self.type.upper()}"
 
 
-def parse_target(text: str) -> Target:
-    """``tensorrt``, ``tensorrt:11.2`` or ``tensorrt:8.4:int8``. Raises UsageError."""
+def parse_target(text: str, default: str = TYPES[0]) -> Target:
+    """``tensorrt``, ``tensorrt:11.2`` or ``tensorrt:8.4:int8``; ``default`` is the type where none is named.
+
+    Raises UsageError.
+    """
     form = _FORM.fullmatch(text.strip().lower())
     if form is None or form["type"] not in (None, *TYPES):
         hint = "NAME, NAME:VERSION or NAME:VERSION:TYPE, with the type fp16, bf16 or int8: tensorrt:11.2"
         raise UsageError(Problem("USAGE-TARGET", f"'{text}' is no target", hint=hint))
     version = tuple(map(int, form["version"].split("."))) if form["version"] else None
-    return Target(form["name"], version, form["type"] or TYPES[0])
+    return Target(form["name"], version, form["type"] or default)

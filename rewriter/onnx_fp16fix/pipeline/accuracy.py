@@ -19,7 +19,7 @@ from onnx_fp16fix.plan import Place
 from onnx_fp16fix.simulate import SimulationReport, compare_simulated
 from onnx_fp16fix.simulate.bodies import matching_bodies
 
-__all__ = ["admit_floor", "mend_accuracy", "simulate"]
+__all__ = ["admit_floor", "aimed_error", "mend_accuracy", "simulate"]
 
 _FLOORS = 4.0
 """Activations are rounded too, at every step: an error within this factor of the floor is FP16's own."""
@@ -38,6 +38,12 @@ def simulate(run: Run, emitted: Emitted, tensors: Literal["all", "outputs"] = "a
         mode=run.kernels,
         progress=run.progress,
     )
+
+
+def aimed_error(half: FloatType) -> float:
+    """From which error on nodes that lose accuracy are worth FP32 where the user names no tolerance: 1e-2, or four
+    steps of a coarser type."""
+    return max(1e-2, 4 * half.eps)
 
 
 def mend_accuracy(

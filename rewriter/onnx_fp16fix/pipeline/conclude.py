@@ -33,7 +33,7 @@ def conclude(
     """Verify the result, unless told not to; the outcome is rejected, has findings left, or is in order."""
     findings = run.document.findings
     findings += [*decision_findings(state.view, state.plan, state.half_type), *emitted.findings]
-    if emitted.result is not emitted.fp32 and (late := late_forms(state.scope, state.half_type)):
+    if emitted.half is not None and (late := late_forms(state.scope, state.half_type)):
         run.warn(late)
     if not state.plan.optimal:
         run.warn("the planner ran out of time: the nodes around what is at risk stay in FP32")
@@ -44,6 +44,7 @@ def conclude(
             run.dataset,
             fp32_after=emitted.fp32,
             exponents=emitted.exponents,
+            half=emitted.half,
             tolerances=tolerances,
             tensorrt_mode=tensorrt,
             simulation=report,

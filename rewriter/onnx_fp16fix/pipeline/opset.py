@@ -36,4 +36,5 @@ def late_forms(scope: ScopeView, half: FloatType) -> str | None:
     if not late:
         return None
     ops = ", ".join(f"{op} (opset {since})" for op, since in sorted(late.items()))
-    return f"opset {scope.model.opset} has no {half.label} form of {ops}: these nodes stay in FP32"
+    what = f"opset {scope.model.opset} has no {half.label} form of {ops}"
+    return f"{what}: these nodes stay in FP32, unless you raise the opset first"

@@ -12,7 +12,7 @@ from onnx_fp16fix.errors import Problem, UsageError
 from onnx_fp16fix.graph import build_view
 from onnx_fp16fix.language import DEFAULT_ALLOWED
 from onnx_fp16fix.outcome import Outcome
-from onnx_fp16fix.pipeline.accuracy import admit_floor, mend_accuracy, simulate
+from onnx_fp16fix.pipeline.accuracy import admit_floor, aimed_error, mend_accuracy, simulate
 from onnx_fp16fix.pipeline.arguments import check_arguments
 from onnx_fp16fix.pipeline.channels import equalize_channels
 from onnx_fp16fix.pipeline.conclude import TensorRTMode, conclude
@@ -103,11 +103,10 @@ def fix(
         allow=allow,
         force=force,
     )
-    chosen = wishes.allowed(load_all(rules))
+    chosen, half = wishes.allowed(load_all(rules)), type_for(precision)
     stage = RuleStage(
-        chosen, margin, wishes.allow or DEFAULT_ALLOWED, targets=asked_targets(target, rules, chosen)
+        chosen, margin, wishes.allow or DEFAULT_ALLOWED, targets=asked_targets(target, rules, chosen, half)
     )
-    half = type_for(precision)
     run = Run("fix", model, data, progress, samples, seed, ranges, kernels=kernels)
     refuse_old_opset(run.model, half)
     base = inline_functions(run.model)
@@ -146,8 +145,9 @@ def fix(
     report, limit = None, usual_tolerance(half) if tolerance is None else tolerance
     if verify and precision != "fp32":
         report = simulate(run, emitted)
-        if report.output_rel_l2 > limit:
-            state, emitted = mend_accuracy(run, state, report, precision, io, limit)
+        aim = min(limit, aimed_error(half)) if tolerance is None else limit
+        if report.output_rel_l2 > aim:
+            state, emitted = mend_accuracy(run, state, report, precision, io, aim)
             report = simulate(run, emitted)
         if tolerance is None and limit < report.output_rel_l2 < math.inf:
             limit = admit_floor(run, half, report.output_rel_l2, limit)
@@ -208,10 +208,11 @@ def apply(
         )
     if rules is None or (not isinstance(rules, (str, Path)) and not rules):
         raise UsageError(Problem("USAGE-RULES", "apply needs rules: a file, a folder or pack:NAME"))
-    chosen = load_all(rules)
+    chosen, half = load_all(rules), type_for(precision)
     allowed = gather_wishes(allow=allow).allow or DEFAULT_ALLOWED
-    stage = RuleStage(chosen, margin, allowed, explain_misses, targets=asked_targets(target, rules, chosen))
-    half = type_for(precision)
+    stage = RuleStage(
+        chosen, margin, allowed, explain_misses, targets=asked_targets(target, rules, chosen, half)
+    )
     run = Run("apply", model, data, progress, samples, seed, ranges, kernels=kernels)
     refuse_old_opset(run.model, half)
     if not trust_rules:

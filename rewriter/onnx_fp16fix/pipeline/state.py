@@ -91,6 +91,8 @@ class Emitted:
     exponents: dict[str, int]
     findings: list[Finding]
     sidecars: dict[str, str] = field(default_factory=dict)
+    half: FloatType | None = None
+    """What the result is typed in, even where nothing is left to be typed; None for an FP32 model."""
 
 
 def emit(run: Run, state: State, precision: Precision, io: Io) -> Emitted:
@@ -139,7 +141,8 @@ def emit(run: Run, state: State, precision: Precision, io: Io) -> Emitted:
         run.warn(
             f"{kept} nodes must stay in FP32; a FP32 model cannot say so, its sidecar files and --precision fp16 do"
         )
-    return Emitted(result, fp32_model, exponents, findings, sidecars)
+    half = None if precision == "fp32" else state.half_type
+    return Emitted(result, fp32_model, exponents, findings, sidecars, half)
 
 
 def _moved(exponents: Mapping[str, int], before: Model, after: Model) -> dict[str, int]:

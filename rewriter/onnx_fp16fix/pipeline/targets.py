@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from onnx_fp16fix.errors import Problem, UsageError
+from onnx_fp16fix.half import FloatType
 from onnx_fp16fix.language import Rule, Target, load_rules, parse_target
 from onnx_fp16fix.pipeline.prepare import Run, calibrated
 from onnx_fp16fix.pipeline.rules import RuleStage
@@ -17,14 +18,18 @@ _ALL = "pack:all"
 
 
 def asked_targets(
-    target: str | None, sources: str | Path | Sequence[str | Path] | None, rules: Sequence[Rule]
+    target: str | None,
+    sources: str | Path | Sequence[str | Path] | None,
+    rules: Sequence[Rule],
+    half: FloatType,
 ) -> tuple[Target, ...]:
     """The target that is named; without one, those of the rules that are: who names such a rule wants it.
+    ``half``: the type that the model is for.
 
     Raises UsageError for what is no target, and for one that no rule knows of.
     """
     if target is not None:
-        asked = parse_target(target)
+        asked = parse_target(target, half.name)
         known = sorted({name for rule in (*rules, *load_rules([_ALL])) for name in rule.targets})
         if asked.name not in known:
             hint = "targets that rules know of: " + ", ".join(known)
@@ -33,7 +38,10 @@ def asked_targets(
     named = [sources] if isinstance(sources, (str, Path)) else sources or []
     if not named or _ALL in (part.strip() for source in named for part in str(source).split(",")):
         return ()
-    return tuple(Target(name) for name in dict.fromkeys(name for rule in rules for name in rule.targets))
+    return tuple(
+        Target(name, type=half.name)
+        for name in dict.fromkeys(name for rule in rules for name in rule.targets)
+    )
 
 
 def apply_rules(run: Run, state: State, stage: RuleStage, *, for_targets: bool = False) -> State:

@@ -100,7 +100,8 @@ def _plan_scope(
     forced = {**exact, **(fp32 or {})} if only is None else dict(fp32 or {})
     risks = find_risks(facts, views, relations, need, exact)
     seeds = {risk.node for risk in risks if only is None or risk.tensor in only} | set(forced)
-    seeds |= {view.node.index for view in views if not view.slots.fp16 and view.operands} if seeds else set()
+    if only is None or seeds:  # what joins FP32 nodes may be cheaper in FP32 than behind casts
+        seeds |= {view.node.index for view in views if not view.slots.fp16 and view.operands}
     nodes = region(facts, views, relations, seeds)
     alone = _scaled(
         Problem(facts, views, relations, need, nodes, forced, settings.prices), settings.time_limit

@@ -83,6 +83,7 @@ def verify_models(
     simulation: SimulationReport | None = None,
     kernels: Mode = "default",
     as_type: Half | None = None,
+    half: FloatType | None = None,
     progress: Progress = _SILENT,
 ) -> Verified:
     """Compare ``after`` with ``before``.
@@ -90,11 +91,12 @@ def verify_models(
     ``fp32_after`` is the FP32 model that ``after`` was typed from (``after`` itself if it is FP32); ``exponents``
     are the scales of its tensors; ``simulation`` is given where it was run already. An untyped FP32 ``after`` is
     simulated as if all of it ran in FP16, and that error decides nothing: its types are the engine's business.
+    ``half``: what ``after`` is typed in, where the caller knows.
     ``as_type`` takes it as that type and judges it. ``kernels``: see ``simulate.kernels``. Raises UsageError when
     TensorRT is required and missing, or when a typed ``after`` is to be taken as another type.
     """
     limits, verdict = tolerances or Tolerances(), _Verdict()
-    found = _half_of(after)
+    found = half or _half_of(after)
     typed, half = found is not None, found or HALF_TYPES[as_type or "fp16"]
     if typed and as_type is not None:
         hint = "its types say what it is; --as is for FP32 models"

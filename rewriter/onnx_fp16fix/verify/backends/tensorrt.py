@@ -19,7 +19,8 @@ from onnx_fp16fix.verify.backends.tensorrt_log import MessageLog, parser_errors,
 __all__ = ["TensorRTReport", "build", "why_not_available"]
 
 _PACKAGES = ("tensorrt", "tensorrt_rtx")
-_FLOAT_TYPES = frozenset({"FLOAT", "HALF", "BF16"})
+_HALF_TYPES = frozenset({"HALF", "BF16"})
+_FLOAT_TYPES = _HALF_TYPES | {"FLOAT"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +28,7 @@ class TensorRTReport:
     """What TensorRT said.
 
     ``half_layer_share`` is the share, between 0 and 1, of ``layers`` (computing layers with a floating-point
-    output) that put out FP16. It is None when the model was not parsed, has no such layer, or when the builder
+    output) that put out FP16 or BF16. It is None when the model was not parsed, has no such layer, or when the builder
     itself was left to choose the types.
     """
 
@@ -123,7 +124,9 @@ class _Build:
             version=str(getattr(self.trt, "__version__", "unknown")),
             parsed=parsed,
             built=built,
-            half_layer_share=sum("HALF" in names for names in types) / len(types) if known else None,
+            half_layer_share=sum(bool(names & _HALF_TYPES) for names in types) / len(types)
+            if known
+            else None,
             layers=len(types),
             warnings=tuple(dict.fromkeys(self.log.warnings)),
             errors=() if built else self._errors(),
