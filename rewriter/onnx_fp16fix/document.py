@@ -266,10 +266,12 @@ class BisectEntry(_Section):
 
 
 class WeightEntry(_Section):
-    """A constant and its first reader: elements beyond FP16, below 2**-14 (bits are lost), below 2**-24 (vanishing)."""
+    """A constant and its first reader (``scope`` is that node's): elements beyond FP16, below 2**-14 (bits are lost),
+    below 2**-24 (vanishing)."""
 
     name: str
     node: str
+    scope: str = ""
     elements: int
     absmax: float
     beyond: int = 0
@@ -278,7 +280,7 @@ class WeightEntry(_Section):
 
 
 class WeightsEntry(_Section):
-    """All float constants of the main graph; ``worst`` has those that FP16 changes most."""
+    """All float constants of the main graph and the bodies inside; ``worst`` has those that FP16 changes most."""
 
     constants: int = 0
     elements: int = 0
@@ -291,7 +293,8 @@ class WeightsEntry(_Section):
 class CheckEntry(_Section):
     """What plain FP16 (every tensor and weight rounded, nothing repaired) does; null ``naive`` was not simulated.
 
-    ``as_type``: what the model was taken as. In BF16 nothing leaves the range, so ``weights`` counts nothing there.
+    ``as_type``: what the model was taken as; ``weights`` counts for FP16 only. Tensors inside bodies have the keys of
+    range tables (``4:body:0::h``).
 
     ``first_inaccurate`` is the first tensor, in the order of computation, that is further off than ``tolerance``.
     """

@@ -156,6 +156,73 @@ def test_bodies_are_looked_into() -> None:
     assert finding.facts["absmax"] == 1_440_000
 
 
+def loop(body: str, x: object, runs: int = 3, **constants: object) -> Outcome:
+    """``body`` makes ``q`` (float[4]) from ``p``, and so on round the loop; ``y`` is the last ``q``."""
+    proto = model(f"""g (int64 n, bool c, float[4] x) => (float[4] y) {{
+        y = Loop (n, c, x) <body = b (int64 i, bool go, float[4] p) => (bool again, float[4] q) {{
+            again = Identity(go)  {body} }}> }}""")
+    for name, value in constants.items():
+        proto.graph.initializer.append(numpy_helper.from_array(np.asarray(value, np.float32), name))
+    return onnx_fp16fix.check(proto, {"n": np.array(runs), "c": np.array(True), "x": np.float32(x)})
+
+
+INSIDE = "0:body:0"
+
+
+def test_what_overflows_in_a_later_run_says_in_which() -> None:
+    outcome = loop("q = Mul(p, w)", [1, 2, 3, 4], runs=4, w=20.0)
+    finding = of(outcome, "q")
+    assert (finding.kind, finding.scope, finding.facts["run"]) == ("overflow", INSIDE, 3)
+    assert entry(outcome).naive.first_nonfinite == f"{INSIDE}::q"
+    assert entry(outcome).first_inaccurate == f"{INSIDE}::q"
+
+
+def test_a_nan_made_inside_names_its_cause_there() -> None:
+    body = "z = Sub(p, p)  e = Add(z, eps)  r = Sqrt(e)  d = Div(z, r)  q = Add(d, p)"
+    outcome = loop(body, [1, 2, 3, 4], eps=1e-10)
+    finding = of(outcome, "d")
+    assert (finding.kind, finding.scope, finding.status) == ("nan", INSIDE, "available")
+    assert "it follows from '" in finding.message
+    assert [f.tensor for f in outcome.findings if f.name == "fp16-nonfinite"] == ["d"]
+
+
+def test_accuracy_lost_inside_is_a_finding_there() -> None:
+    outcome = loop("a = Add(p, w)  q = Sub(a, w)", [1.1, 2.2, 3.3, 4.4], w=1000.0)
+    finding = next(f for f in outcome.findings if f.name == "fp16-precision")
+    assert (finding.tensor, finding.scope, finding.repaired_by) == ("q", INSIDE, ["fix"])
+
+
+def test_nan_in_fp32_already_is_found_inside_too() -> None:
+    outcome = loop("l = Log(p)  q = Sub(l, w)", [9, 9, 9, 9], w=3.0)
+    finding = next(f for f in outcome.findings if f.name == "fp32-nonfinite")
+    assert (finding.scope, finding.tensor, finding.node) == (INSIDE, "l", "l")
+
+
+def test_weights_inside_are_counted_with_their_place() -> None:
+    outcome = loop("big = Constant <value_float = 100000.0> ()  k = Mul(p, big)  q = Tanh(k)", [1, 0, 0, 0])
+    weights = entry(outcome).weights
+    assert (weights.constants, weights.beyond) == (1, 1)
+    assert (weights.worst[0].name, weights.worst[0].scope) == ("big", INSIDE)
+
+
+def test_a_rule_that_repairs_a_body_is_named_there() -> None:
+    norm = "s = Pow(p, two)  m = ReduceMean <axes = [-1]> (s)  e = Add(m, eps)  r = Sqrt(e)  q = Div(p, r)"
+    finding = of(loop(norm, [100, 200, -300, 300], two=2.0, eps=0.5), "s")
+    assert finding.scope == INSIDE
+    assert any(rule.startswith("NORM") for rule in finding.repaired_by), finding.repaired_by
+
+
+def test_a_loop_that_ends_elsewhere_is_a_finding() -> None:
+    proto = model("""g (int64 n, bool c, float[1] x) => (float[1] y) {
+        y = Loop (n, c, x) <body = b (int64 i, bool go, float[1] p) => (bool again, float[1] q) {
+            q = Add(p, one)  top = ReduceMax <keepdims = 0> (q)  again = Less(top, bound) }> }""")
+    for name, value in (("one", 1.0), ("bound", 2050.0)):
+        proto.graph.initializer.append(numpy_helper.from_array(np.float32(value), name))
+    outcome = onnx_fp16fix.check(proto, {"n": np.array(50), "c": np.array(True), "x": np.float32([2045])})
+    finding = next(f for f in outcome.findings if f.name == "fp16-control-flow")
+    assert (finding.scope, finding.facts) == (INSIDE, {"runs_fp32": 5, "runs_fp16": 50})
+
+
 def test_without_simulation_ranges_and_weights_remain() -> None:
     outcome = check(graph(SQUARE), 500 * X, simulate=False)
     assert entry(outcome).naive is None

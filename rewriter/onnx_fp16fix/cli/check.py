@@ -22,7 +22,7 @@ __all__ = ["command"]
 @options.data
 @options.ranges
 @options.margin
-@options.tolerance
+@options.tolerance_by_type
 @options.kernels
 @click.option(
     "--as",
@@ -30,7 +30,7 @@ __all__ = ["command"]
     type=click.Choice(["fp16", "bf16"]),
     default="fp16",
     show_default=True,
-    help="The type to simulate; BF16 has FP32's range, so only lost accuracy is reported.",
+    help="The type to take the model as.",
 )
 @options.rules
 @click.option(

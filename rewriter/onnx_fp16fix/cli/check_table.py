@@ -80,8 +80,10 @@ def _row(finding: Finding) -> tuple[str, str]:
     where = finding.node or finding.tensor or ""
     if finding.scope:
         where = f"{where} in {finding.scope}"
-    sample = finding.facts.get("sample")
-    what = finding.message + (f" (sample {sample})" if sample is not None else "")
+    at = [
+        f"{word} {finding.facts[word]}" for word in ("sample", "run") if finding.facts.get(word) is not None
+    ]
+    what = finding.message + (f" ({', '.join(at)})" if at else "")
     kind = f"[{_COLOURS[finding.severity]}]{finding.kind}[/]\n{escape(_repair(finding))}"
     return kind, f"[bold]{escape(where)}[/]\n{escape(what)}"
 

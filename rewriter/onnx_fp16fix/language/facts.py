@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -53,10 +54,26 @@ class Ranges:
         return _PROVEN.get(node.op) if node is not None and not node.domain else None
 
     def measured(self, tensor: gs.Tensor) -> TensorRange | None:
-        """The table's entry. Tables know the main graph only: a name inside a body may be another tensor's."""
+        """The table's entry. A name inside a body may be another tensor's outside: the tensor itself decides."""
+        if self.table is None:
+            return None
         name = str(tensor.name)
-        known = self.view.main.tensors.get(name)
-        return self.table.get(name) if self.table is not None and known is tensor else None
+        if self.view.main.tensors.get(name) is tensor:
+            return self.table.get(name)
+        key = self._inner.get(id(tensor))
+        return None if key is None else self.table.get(key)
+
+    @cached_property
+    def _inner(self) -> Mapping[int, str]:
+        """Keys of tensors in bodies and local functions, by identity."""
+        from onnx_fp16fix.calibrate.ranges import tensor_key
+
+        return {
+            id(tensor): tensor_key(scope.path, name)
+            for scope in self.view
+            if scope.path
+            for name, tensor in scope.tensors.items()
+        }
 
     def _widen(self, low: float, high: float) -> tuple[float, float]:
         return (low * self.margin if low < 0 else low), (high * self.margin if high > 0 else high)

@@ -11,7 +11,7 @@ from onnx_fp16fix.outcome import Outcome
 from onnx_fp16fix.pipeline.decisions import decision_findings
 from onnx_fp16fix.pipeline.findings import left_findings
 from onnx_fp16fix.pipeline.opset import late_forms
-from onnx_fp16fix.pipeline.prepare import Run
+from onnx_fp16fix.pipeline.prepare import Run, inline_functions
 from onnx_fp16fix.pipeline.state import Emitted, State
 from onnx_fp16fix.simulate import SimulationReport
 from onnx_fp16fix.verify import Tolerances, verify_models
@@ -55,7 +55,9 @@ def conclude(
         if not verified.entry.passed and not state.obeyed:
             return run.finish("rejected", emitted.result)
         findings += [_failed(text, state.half_type) for text in verified.entry.failures]
-        findings += left_findings(state.scope, verified.simulation, state.half_type)
+        findings += left_findings(
+            state.view, inline_functions(run.model).proto.graph, verified.simulation, state.half_type
+        )
     else:
         run.warn("not verified: --no-verify writes the result without proof")
     outcome = run.finish(_status(findings), emitted.result)

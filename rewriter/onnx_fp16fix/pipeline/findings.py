@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+
+import onnx
 
 from onnx_fp16fix.calibrate import RangeTable
+from onnx_fp16fix.calibrate.ranges import tensor_key
 from onnx_fp16fix.document import Edit, Finding, FindingKind, FindingStatus
 from onnx_fp16fix.emit import Converted
 from onnx_fp16fix.graph import GraphView, ScopeView
 from onnx_fp16fix.half import FP16, FloatType
+from onnx_fp16fix.pipeline.places import in_order, place_of
 from onnx_fp16fix.plan import Plan, Risk
-from onnx_fp16fix.simulate import SimulationReport
+from onnx_fp16fix.simulate import SimulationReport, matching_bodies
 
 __all__ = ["constant_findings", "left_findings", "nan_findings", "plan_findings"]
 
@@ -67,21 +70,21 @@ def _remedy(scope: ScopeView, plan: Plan, risk: Risk, half: FloatType) -> str:
     return "scaled where it is computed, exactly" if not plan.is_empty() else "kept as it is"
 
 
-def nan_findings(scope: ScopeView, ranges: RangeTable) -> list[Finding]:
-    """The first tensor, in node order, that is not finite in FP32 already: no precision can mend that."""
-    for node in scope.nodes:
+def nan_findings(main: ScopeView, ranges: RangeTable) -> list[Finding]:
+    """The first tensor, in the order of computation, that is not finite in FP32 already: no precision mends that."""
+    for scope, node in in_order(main):
         for tensor in node.outputs:
-            entry = ranges.get(tensor.name)
+            entry = ranges.get(tensor_key(scope.path, tensor.name))
             if entry is not None and entry.nonfinite:
-                message = f"'{tensor.name}' has {entry.nonfinite} non-finite values in FP32 already"
                 return [
                     Finding(
                         name="fp32-nonfinite",
                         kind="nan",
                         severity="info",
                         status="skipped",
-                        message=message,
-                        node=node.name or tensor.name,
+                        message=f"'{tensor.name}' has {entry.nonfinite} non-finite values in FP32 already",
+                        scope=place_of(scope),
+                        node=node.label,
                         tensor=tensor.name,
                         facts={"nonfinite": entry.nonfinite, "sample": entry.nonfinite_sample},
                     )
@@ -112,25 +115,43 @@ def constant_findings(converted: Converted, half: FloatType) -> list[Finding]:
     ]
 
 
-def left_findings(scope: ScopeView, report: SimulationReport, half: FloatType) -> list[Finding]:
-    """Intermediates that are not finite in simulation although the outputs are right."""
-    harmless = report.harmless
-    made: Mapping[str, str] = {t.name: node.name or t.name for node in scope.nodes for t in node.outputs}
-    return [
-        Finding(
-            name=f"{half.name}-nonfinite",
-            kind="overflow",
-            severity="info" if name in harmless else "warning",
-            status="skipped" if name in harmless else "left",
-            message=(
-                f"'{name}' overflows in {half.label}, and what reads it gives the same result as from the true value"
-                if name in harmless
-                else f"'{name}' is not finite in simulated {half.label}"
-            ),
-            node=made.get(name),
-            tensor=name,
-            facts={"nonfinite": error.nonfinite},
+def left_findings(
+    view: GraphView, given: onnx.GraphProto, report: SimulationReport, half: FloatType
+) -> list[Finding]:
+    """Intermediates that are not finite in simulation although the outputs are right.
+
+    ``given``: the graph that ``report`` has the keys of; rules may have moved the bodies of ``view``.
+    """
+    places = {(): (), **matching_bodies(given, view.model.proto.graph)}
+    made = {
+        tensor_key(places[scope.path], tensor.name): (places[scope.path], tensor.name, node.label)
+        for scope in view
+        if scope.path in places
+        for node in scope.nodes
+        for tensor in node.outputs
+    }
+    found = []
+    for key, error in report.tensors.items():
+        if not error.nonfinite or key not in made:
+            continue
+        path, name, node = made[key]
+        harmless = key in report.harmless
+        found.append(
+            Finding(
+                name=f"{half.name}-nonfinite",
+                kind="overflow",
+                severity="info" if harmless else "warning",
+                status="skipped" if harmless else "left",
+                message=(
+                    f"'{name}' overflows in {half.label}, and what reads it gives the same result as from the "
+                    "true value"
+                    if harmless
+                    else f"'{name}' is not finite in simulated {half.label}"
+                ),
+                scope="/".join(path),
+                node=node,
+                tensor=name,
+                facts={"nonfinite": error.nonfinite},
+            )
         )
-        for name, error in report.tensors.items()
-        if error.nonfinite and name in made
-    ]
+    return found

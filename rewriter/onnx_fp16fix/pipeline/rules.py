@@ -13,7 +13,7 @@ from pydantic import JsonValue
 import onnx_fp16fix.actions  # noqa: F401  registers the actions that rules may name
 from onnx_fp16fix.calibrate import RangeTable
 from onnx_fp16fix.document import Edit, Finding, FindingStatus, MissEntry, RuleEntry
-from onnx_fp16fix.graph import GraphView, ScopeView
+from onnx_fp16fix.graph import GraphView
 from onnx_fp16fix.language import (
     DEFAULT_ALLOWED,
     MatchRecord,
@@ -138,13 +138,19 @@ class RuleStage:
         texts = (f"{record.rule} assumes: {text}" for record in self._kept for text in record.assumes)
         return list(dict.fromkeys(texts))
 
-    def rules_by_node(self, scope: ScopeView) -> dict[str, list[str]]:
-        """Ids of the rules that the last run applied in the main graph, by the names of the nodes they matched."""
-        unnamed = {f"#{node.index}": node.outputs[0].name for node in scope.nodes if not node.name}
-        found: dict[str, list[str]] = {}
+    def rules_by_node(self, view: GraphView) -> dict[tuple[str, str], list[str]]:
+        """Ids of the rules that the last run applied, by the scopes and names of the nodes they matched."""
+        unnamed = {
+            (scope.path, f"#{node.index}"): node.label
+            for scope in view
+            for node in scope.nodes
+            if not node.name
+        }
+        found: dict[tuple[str, str], list[str]] = {}
         for record in self._last.records:
-            for node in record.nodes if record.status == "applied" and not record.scope else ():
-                rules = found.setdefault(unnamed.get(node, node), [])
+            for node in record.nodes if record.status == "applied" else ():
+                name = unnamed.get((record.scope, node), node)
+                rules = found.setdefault(("/".join(record.scope), name), [])
                 if record.rule not in rules:
                     rules.append(record.rule)
         return found

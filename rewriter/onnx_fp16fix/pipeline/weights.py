@@ -10,7 +10,8 @@ from onnx_fp16fix import fp16
 from onnx_fp16fix.calibrate import TensorRange
 from onnx_fp16fix.calibrate.statistics import measure_array
 from onnx_fp16fix.document import Finding, WeightEntry, WeightsEntry
-from onnx_fp16fix.graph import ScopeView, ViewNode
+from onnx_fp16fix.graph import GraphView, ScopeView, ViewNode
+from onnx_fp16fix.pipeline.places import in_order, place_of
 
 __all__ = ["measure_weights", "weight_findings"]
 
@@ -20,12 +21,12 @@ _LISTED = 100
 """Weights of the document; the worst ones."""
 
 
-def measure_weights(scope: ScopeView) -> WeightsEntry:
-    """Counts over all float constants that nodes of the graph read, each constant once."""
+def measure_weights(view: GraphView) -> WeightsEntry:
+    """Counts over all float constants that nodes of the main graph and its bodies read, each constant once."""
     found = WeightsEntry()
     entries = []
-    for node, name, values in _constants(scope):
-        entry = _entry(node, name, measure_array(values), values)
+    for scope, node, name, values in _constants(view):
+        entry = _entry(scope, node, name, measure_array(values), values)
         found.constants += 1
         found.elements += entry.elements
         found.beyond += entry.beyond
@@ -39,21 +40,22 @@ def measure_weights(scope: ScopeView) -> WeightsEntry:
 
 
 def _constants(
-    scope: ScopeView,
-) -> Iterator[tuple[ViewNode, str, np.ndarray[tuple[int, ...], np.dtype[np.float32]]]]:
+    view: GraphView,
+) -> Iterator[tuple[ScopeView, ViewNode, str, np.ndarray[tuple[int, ...], np.dtype[np.float32]]]]:
     """The first reader of each float constant, its name and values; those are read one at a time."""
     seen: set[int] = set()
-    for node in scope.nodes:
+    for scope, node in in_order(view.main):
         for tensor in node.inputs:
             if tensor.is_empty() or id(tensor) in seen:
                 continue
             seen.add(id(tensor))
             values = scope.constant(tensor)
             if values is not None and values.dtype == np.float32 and values.size:
-                yield node, tensor.name, values
+                yield scope, node, tensor.name, values
 
 
 def _entry(
+    scope: ScopeView,
     node: ViewNode,
     name: str,
     measured: TensorRange,
@@ -65,6 +67,7 @@ def _entry(
         beyond = int(np.count_nonzero((np.abs(values) > fp16.MAX) & np.isfinite(values)))
     return WeightEntry(
         name=name,
+        scope=place_of(scope),
         node=node.label,
         elements=int(values.size),
         absmax=measured.absmax,
@@ -83,6 +86,7 @@ def weight_findings(weights: WeightsEntry) -> list[Finding]:
             severity="warning" if entry.beyond else "info",
             status="available" if entry.beyond else "skipped",
             message=_message(entry),
+            scope=entry.scope,
             node=entry.node,
             tensor=entry.name,
             facts={

@@ -1,5 +1,6 @@
 """FP16 on a CPU, exactly: the rounded graph and what it does to each tensor."""
 
+from onnx_fp16fix.simulate.bodies import matching_bodies
 from onnx_fp16fix.simulate.compare import compare_fp32, compare_simulated
 from onnx_fp16fix.simulate.kernels import Mode
 from onnx_fp16fix.simulate.report import Fp32Report, SimulationReport, TensorError
@@ -13,5 +14,6 @@ __all__ = [
     "TensorError",
     "compare_fp32",
     "compare_simulated",
+    "matching_bodies",
     "rounded_graph",
 ]
