@@ -73,6 +73,13 @@ class Canonical:
         tensor = node.input(slot)
         return None if tensor is None else Term(tensor, ((node.index, slot),))
 
+    def op(self, term: Term) -> str | None:
+        """Op of the node that makes the value, "" for an input or a stored constant, None where no tensor holds it."""
+        if term.tensor is None:
+            return None
+        node = self.scope.producer(self.strip(term.tensor)[0])
+        return "" if node is None else node.op
+
     def moved_from(self, term: Term) -> Iterator[tuple[Term, frozenset[int]]]:
         """What the value is after ops that only move elements undone, one op more each time, with those ops."""
         current, passed = term, frozenset[int]()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from fractions import Fraction
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -18,15 +18,19 @@ _TREE_NODES = 24
 """A tree stops growing here: no formula has more factors, and a long chain of Adds must stay linear."""
 TREE_DEPTH = 6
 """Nesting of one kind that is looked through."""
+_IDENTITY = {"*": 1.0, "+": 0.0}
 
 
 class TreeNode:
-    """A value and its weight in the whole; ``nodes`` are the ops that join its children into it."""
+    """A value and its weight in the whole; ``nodes`` are the ops that join its children into it.
 
-    __slots__ = ("children", "nodes", "parent", "term", "weight")
+    ``op`` is that of the node that makes the value, "" for an input or a constant, None where no tensor holds it.
+    """
 
-    def __init__(self, term: Term, weight: Weight, parent: int) -> None:
-        self.term, self.weight, self.parent = term, weight, parent
+    __slots__ = ("children", "nodes", "op", "parent", "term", "weight")
+
+    def __init__(self, term: Term, weight: Weight, parent: int, op: str | None) -> None:
+        self.term, self.weight, self.parent, self.op = term, weight, parent, op
         self.nodes: tuple[int, ...] = ()
         self.children: tuple[int, ...] = ()
 
@@ -34,27 +38,39 @@ class TreeNode:
 class Tree:
     """Node 0 is the whole. A match covers an antichain: no covered node lies inside another one.
 
-    Sets of tree nodes are bit masks; ``covered`` is such a set.
+    Sets of tree nodes are bit masks; ``covered`` is such a set. ``identities`` are operands that do not count: a one in
+    a product, a zero in a sum.
     """
 
-    def __init__(self, nodes: list[TreeNode]) -> None:
-        self.nodes = nodes
+    def __init__(self, nodes: list[TreeNode], identities: int) -> None:
+        self.nodes, self.identities = nodes, identities
         self.fitting: dict[tuple[int, Weight], int] = {}
         """Which of them each part of a pattern may be, kept here by ``sketch``."""
-        self.above: list[int] = []
+
+    @cached_property
+    def above(self) -> list[int]:
         """For each node its ancestors, the whole included."""
-        for node in nodes:  # parents come before their children
-            self.above.append(self.above[node.parent] | 1 << node.parent if node.parent >= 0 else 0)
-        self._clash = [mask | 1 << index for index, mask in enumerate(self.above)]
+        above: list[int] = []
+        for node in self.nodes:  # parents come before their children
+            above.append(above[node.parent] | 1 << node.parent if node.parent >= 0 else 0)
+        return above
+
+    @cached_property
+    def _clash(self) -> list[int]:
+        """For each node what cannot be covered beside it: its ancestors, itself, and what lies inside it."""
+        clash = [mask | 1 << index for index, mask in enumerate(self.above)]
         for index, mask in enumerate(self.above):
             for ancestor in members(mask):
-                self._clash[ancestor] |= 1 << index
+                clash[ancestor] |= 1 << index
+        return clash
 
     def blocked(self, covered: int) -> int:
         """Nodes that lie inside a covered one or hold one."""
         mask = 1
-        for index in members(covered):
-            mask |= self._clash[index]
+        while covered:
+            last = covered.bit_length() - 1
+            mask |= self._clash[last]
+            covered ^= 1 << last
         return mask
 
     def candidates(self, covered: int, outermost: bool) -> list[int]:
@@ -63,15 +79,12 @@ class Tree:
         free = [index for index in range(1, len(nodes)) if not blocked >> index & 1]
         return [i for i in free if blocked >> nodes[i].parent & 1] if outermost else free
 
-    def behind(self, indices: list[int], vanishes: Callable[[int], bool]) -> list[int]:
-        """These nodes, each followed by its only operand that counts: Reciprocal(b), Neg(b), 1 / b are as outer as b.
-
-        ``vanishes`` tells the operands that do not count: a one in a product, a zero in a sum.
-        """
+    def behind(self, indices: list[int]) -> list[int]:
+        """These nodes, each followed by its only operand that counts: 1 / b, -b are as outer as b."""
         found = []
         for index in indices:
             found.append(index)
-            while len(counts := [i for i in self.nodes[index].children if not vanishes(i)]) == 1:
+            while len(counts := [i for i in self.nodes[index].children if not self.identities >> i & 1]) == 1:
                 index = counts[0]
                 found.append(index)
         return found
@@ -122,10 +135,14 @@ def build_tree(view: Canonical, kind: str, term: Term) -> Tree | None:
     """All operands of ``term`` seen as a combination of ``kind``; None when it is none."""
     if view.parts(kind, term) is None:
         return None
-    flat: list[TreeNode] = [TreeNode(term, 1, -1)]
+    flat: list[TreeNode] = [TreeNode(term, 1, -1, view.op(term))]
     depths = [0]
+    identity = _IDENTITY.get(kind)
+    identities = 0
     for index, node in enumerate(flat):  # grows meanwhile
-        parts = view.parts(kind, node.term) if depths[index] < TREE_DEPTH else None
+        if identity is not None and view.scalar(node.term) == identity:
+            identities |= 1 << index
+        parts = view.parts(kind, node.term) if depths[index] < TREE_DEPTH and node.op != "" else None
         if parts is None or len(flat) + len(parts.items) > _TREE_NODES:
             continue
         if kind == "*" and not all(may_nest(weight, node.weight) for _, weight in parts.items):
@@ -133,6 +150,6 @@ def build_tree(view: Canonical, kind: str, term: Term) -> Tree | None:
         node.nodes = parts.nodes
         node.children = tuple(range(len(flat), len(flat) + len(parts.items)))
         for child, weight in parts.items:
-            flat.append(TreeNode(child, whole(node.weight * weight), index))
+            flat.append(TreeNode(child, whole(node.weight * weight), index, view.op(child)))
             depths.append(depths[index] + 1)
-    return Tree(flat)
+    return Tree(flat, identities)

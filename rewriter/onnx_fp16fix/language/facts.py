@@ -213,7 +213,9 @@ def _bounds(function: str, low: float, high: float, values: Any) -> float:
     if function == "smallest":
         nonzero = np.abs(values[values != 0])
         return float(nonzero.min()) if nonzero.size else math.inf
-    return {"vmin": low, "vmax": high, "absmax": max(abs(low), abs(high))}[function]
+    if function == "absmax":
+        return max(abs(low), abs(high))
+    return low if function == "vmin" else high
 
 
 def _show(value: Any) -> str:

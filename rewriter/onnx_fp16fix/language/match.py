@@ -6,7 +6,7 @@ a try that takes more than ``BUDGET`` steps is given up (and said so).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,17 @@ from onnx_fp16fix.language.compare import equal_constants
 from onnx_fp16fix.language.match_joined import Joined
 from onnx_fp16fix.language.match_operation import Operations
 from onnx_fp16fix.language.match_roots import other_roots
-from onnx_fp16fix.language.pattern import Capture, Combination, Either, Inner, Moved, Pattern, Roots, Wild
+from onnx_fp16fix.language.pattern import (
+    Capture,
+    Combination,
+    Either,
+    Inner,
+    Moved,
+    Operation,
+    Pattern,
+    Roots,
+    Wild,
+)
 from onnx_fp16fix.language.rule import Variable
 from onnx_fp16fix.language.sketch import Sketches
 from onnx_fp16fix.language.terms import Term, Weight
@@ -79,7 +89,10 @@ class Matcher:
         for state in self.match(first, Term(root.outputs[0]), State({}), at_root=not others):
             if root.index not in state.nodes:
                 continue  # a reading that looks through the root only
-            yield from other_roots(self, others, state, {root.index})
+            if others:
+                yield from other_roots(self, others, state, {root.index})
+            else:
+                yield state
 
     def _unsound(self, match: Match) -> str:
         """What is wrong: a second output in use, or a captured or remaining value that the match itself makes."""
@@ -110,26 +123,25 @@ class Matcher:
                         return f"inner: '{tensor.name}' is read outside the match too, by '{node.label}'"
         return ""
 
-    def match(self, pattern: Pattern, term: Term, state: State, at_root: bool = False) -> Iterator[State]:
+    def match(self, pattern: Pattern, term: Term, state: State, at_root: bool = False) -> Iterable[State]:
         """Every way the pattern fits the value."""
         self._steps += 1
         if self._steps > BUDGET:
             raise _Exhausted
-        if isinstance(pattern, Wild):
-            yield state
-        elif isinstance(pattern, Capture):
-            yield from self.capture(pattern.name, term, state, 1, "+")
-        elif isinstance(pattern, Inner):
-            yield from self._inner(pattern, term, state)
-        elif isinstance(pattern, Either):
-            for option in pattern.options:
-                yield from self.match(option, term, state, at_root)
-        elif isinstance(pattern, Moved):
-            yield from self._moved(pattern.pattern, term, state)
-        elif isinstance(pattern, Combination):
-            yield from self._joined.match(pattern, term, state, at_root)
-        elif not isinstance(pattern, Roots):
-            yield from self._operations.match(pattern, term, state)
+        if isinstance(pattern, Capture):
+            return self.capture(pattern.name, term, state, 1, "+")
+        if isinstance(pattern, Inner):
+            return self._inner(pattern, term, state)
+        if isinstance(pattern, Combination):
+            return self._joined.match(pattern, term, state, at_root)
+        if isinstance(pattern, Operation):
+            return self._operations.match(pattern, term, state)
+        if isinstance(pattern, Either):
+            options = pattern.options
+            return (found for option in options for found in self.match(option, term, state, at_root))
+        if isinstance(pattern, Moved):
+            return self._moved(pattern.pattern, term, state)
+        return (state,) if isinstance(pattern, Wild) else ()
 
     def label(self, term: Term) -> str:
         """How reports call a value: the op and name of the node that makes it, else the tensor."""
@@ -140,65 +152,62 @@ class Matcher:
             return f"{node.op} '{node.label}'"
         return f"{'the constant' if self.canonical.is_constant(term) else 'the input'} '{term.tensor.name}'"
 
-    def _inner(self, pattern: Inner, term: Term, state: State) -> Iterator[State]:
+    def _inner(self, pattern: Inner, term: Term, state: State) -> Iterable[State]:
         bound = state.bindings.get(pattern.name)
-        tensor = None if term.tensor is None else self.canonical.strip(term.tensor)[0]
-        if (
-            bound is not None
-            and bound.tensor is not None
-            and tensor is bound.tensor
-            and term.tensor is not None
-        ):
-            yield state.inside(self.canonical.strip(term.tensor)[1])
-            return
+        tensor, passed = (None, ()) if term.tensor is None else self.canonical.strip(term.tensor)
+        if bound is None:
+            binding, name = Binding(tensor, inner=True), pattern.name
+            return (found.bind(name, binding) for found in self.match(pattern.pattern, term, state))
+        if bound.tensor is not None and tensor is bound.tensor:
+            return (state.inside(passed),)
         # a second use that is another tensor may be the same value computed twice
-        for found in self.match(pattern.pattern, term, state):
-            yield found if bound is not None else found.bind(pattern.name, Binding(tensor, inner=True))
+        return self.match(pattern.pattern, term, state)
 
     def _moved(self, pattern: Pattern, term: Term, state: State) -> Iterator[State]:
         yield from self.match(pattern, term, state)
         for source, passed in self.canonical.moved_from(term):
             yield from self.match(pattern, source, state.inside(passed))
 
-    def capture(self, name: str, term: Term, state: State, weight: Weight, kind: str) -> Iterator[State]:
+    def capture(self, name: str, term: Term, state: State, weight: Weight, kind: str) -> Iterable[State]:
         """The name bound to the value; ``weight`` is what a constant would have to absorb in a ``kind``."""
         variable = self.variables.get(name)
         if variable is not None and variable.kind == "const":
-            yield from self._capture_constant(variable, term, state, weight, kind)
-            return
+            return self._capture_constant(variable, term, state, weight, kind)
         if term.tensor is None or weight != 1:
-            return
-        tensor, _ = self.canonical.strip(term.tensor)
+            return ()
+        tensor = self.canonical.strip(term.tensor)[0]
         bound = state.bindings.get(name)
         if bound is None:
-            yield state.bind(name, Binding(tensor, term.uses))
-        elif bound.tensor is not None and self.canonical.same(bound.tensor, tensor):
-            yield state.bind(name, bound.used_at(term.uses))
-        elif self.trace is not None:
+            return (state.bind(name, Binding(tensor, term.uses)),)
+        if bound.tensor is not None and self.canonical.same(bound.tensor, tensor):
+            return (state.bind(name, bound.used_at(term.uses)),)
+        if self.trace is not None:
             before = bound.tensor.name if bound.tensor is not None else "another value"
             self.trace.note(
                 state, lambda: f"match: '{name}' is '{tensor.name}' here and '{before}' elsewhere"
             )
+        return ()
 
     def _capture_constant(
         self, variable: Variable, term: Term, state: State, weight: Weight, kind: str
-    ) -> Iterator[State]:
+    ) -> Iterable[State]:
         scalar = not variable.scalar or self.canonical.scalar(term) is not None
         if not scalar or not self.canonical.is_constant(term):
             if self.trace is not None:
                 wanted = "a constant with one element" if variable.scalar else "a constant"
                 name = variable.name
                 self.trace.note(state, lambda: f"vars.{name}: expected {wanted}, found {self.label(term)}")
-            return
+            return ()
         tensor = None if term.tensor is None else self.canonical.strip(term.tensor)[0]
         power, sign = (float(weight), 1.0) if kind == "*" else (1.0, float(weight))
         value = term.value if tensor is None else None
         binding = Binding(tensor, term.uses, value, power, sign)
         bound = state.bindings.get(variable.name)
         if bound is None:
-            yield state.bind(variable.name, binding)
-        elif equal_constants(self.values(bound), self.values(binding)):
-            yield state.bind(variable.name, bound.used_at(term.uses))
+            return (state.bind(variable.name, binding),)
+        if equal_constants(self.values(bound), self.values(binding)):
+            return (state.bind(variable.name, bound.used_at(term.uses)),)
+        return ()
 
     def values(self, binding: Binding) -> npt.NDArray[Any] | None:
         """Values a constant binding stands for, in float64; None for anything else."""

@@ -28,30 +28,33 @@ class Joined:
     def __init__(self, matcher: Matcher) -> None:
         self.matcher, self.canonical = matcher, matcher.canonical
 
-    def match(self, pattern: Combination, term: Term, state: State, at_root: bool) -> Iterator[State]:
+    def match(self, pattern: Combination, term: Term, state: State, at_root: bool) -> Iterable[State]:
         """Every way the parts are operands of the value; at the root of a pattern some may be left over."""
         if not pattern.parts:
-            yield from self._number(pattern, term, state)
-            return
+            return self._number(pattern, term, state)
         tree = self.canonical.tree(pattern.kind, term)
+        if tree is not None:
+            return self._operands(pattern, tree, state, at_root)
         trace = self.matcher.trace
-        if tree is None:
-            if trace is not None:
-                wanted = _WORDS.get(pattern.kind, pattern.kind)
-                trace.note(state, lambda: f"match: expected {wanted}, found {self.matcher.label(term)}")
-            return
+        if trace is not None:
+            wanted = _WORDS.get(pattern.kind, pattern.kind)
+            trace.note(state, lambda: f"match: expected {wanted}, found {self.matcher.label(term)}")
+        return ()
+
+    def _operands(self, pattern: Combination, tree: Tree, state: State, at_root: bool) -> Iterator[State]:
         for covered, found in self._assign(pattern, list(pattern.parts), tree, 0, state.deeper()):
             done = self._finish(pattern, tree, covered, found, at_root)
             if done is not None:
                 yield done
 
-    def _number(self, pattern: Combination, term: Term, state: State) -> Iterator[State]:
+    def _number(self, pattern: Combination, term: Term, state: State) -> Iterable[State]:
         value = self.canonical.scalar(term)
         if value is not None and pattern.number is not None and close(value, pattern.number):
-            yield state
-        elif self.matcher.trace is not None:
+            return (state,)
+        if self.matcher.trace is not None:
             found = self.matcher.label(term) if value is None else f"{value:g}"
             self.matcher.trace.note(state, lambda: f"match: expected {pattern.number:g}, found {found}")
+        return ()
 
     def _hardness(self, pattern: Pattern, state: State) -> int:
         """Structure first, then names that are bound, then constants; a free name takes what is left."""
@@ -76,7 +79,7 @@ class Joined:
         (part, weight), rest = parts[0], parts[1:]
         free_name = isinstance(part, Capture) and part.name not in state.bindings
         fitted = False
-        for index in self._open_nodes(pattern.kind, part, weight, tree, covered, free_name and not rest):
+        for index in self._open_nodes(part, weight, tree, covered, free_name and not rest):
             for found in self._part(pattern.kind, part, weight, tree, index, state):
                 fitted = True
                 yield from self._assign(pattern, rest, tree, covered | 1 << index, found)
@@ -88,7 +91,7 @@ class Joined:
             yield from self._assign(pattern, [*rest, *apart], tree, covered, state)
 
     def _open_nodes(
-        self, kind: str, part: Pattern, weight: Weight, tree: Tree, covered: int, last: bool
+        self, part: Pattern, weight: Weight, tree: Tree, covered: int, last: bool
     ) -> Iterable[int]:
         """Operands the part may be, in order; the ``last`` name, if it is free, takes what is left as a whole."""
         if self.matcher.trace is None:
@@ -99,8 +102,7 @@ class Joined:
         if not last:
             return members(mask & (1 << len(tree.nodes)) - 1)
         outermost = tree.candidates(covered, outermost=True)
-        behind = tree.behind(outermost, lambda index: self._is_identity(kind, tree, index))
-        return [index for index in behind if mask >> index & 1]
+        return [index for index in tree.behind(outermost) if mask >> index & 1]
 
     def _missing(self, kind: str, part: Pattern, weight: Weight, tree: Tree, covered: int) -> str:
         """Which part is not among the operands, and what is there instead."""
@@ -120,15 +122,13 @@ class Joined:
 
     def _part(
         self, kind: str, part: Pattern, weight: Weight, tree: Tree, index: int, state: State
-    ) -> Iterator[State]:
+    ) -> Iterable[State]:
         node = tree.nodes[index]
         if isinstance(part, Capture):
             variable = self.matcher.variables.get(part.name)
             if variable is not None and variable.kind == "const":
-                yield from self.matcher.capture(part.name, node.term, state, ratio(node.weight, weight), kind)
-                return
-        if node.weight == weight:
-            yield from self.matcher.match(part, node.term, state)
+                return self.matcher.capture(part.name, node.term, state, ratio(node.weight, weight), kind)
+        return self.matcher.match(part, node.term, state) if node.weight == weight else ()
 
     def _assign_number(
         self, pattern: Combination, tree: Tree, covered: int, state: State
@@ -146,9 +146,7 @@ class Joined:
         self, pattern: Combination, tree: Tree, covered: int, state: State, at_root: bool
     ) -> State | None:
         """Account for what the parts did not take: identities vanish, the rest of a root product or sum is kept."""
-        left = [
-            index for index in tree.uncovered(covered) if not self._is_identity(pattern.kind, tree, index)
-        ]
+        left = [index for index in tree.uncovered(covered) if not tree.identities >> index & 1]
         allowed = at_root and pattern.kind in ("*", "+") and (not left or tree.is_spread(covered))
         rest: list[tuple[gs.Tensor, int]] = []
         for index in left:
@@ -166,12 +164,6 @@ class Joined:
     def _too_many(self, tree: Tree, left: list[int]) -> str:
         extra = ", ".join(self.matcher.label(tree.nodes[index].term) for index in left[:4])
         return f"match: {self.matcher.label(tree.nodes[0].term)} has further operands: {extra}"
-
-    def _is_identity(self, kind: str, tree: Tree, index: int) -> bool:
-        node = tree.nodes[index]
-        if kind not in ("*", "+") or not self.canonical.is_constant(node.term):
-            return False
-        return self.canonical.scalar(node.term) == (1 if kind == "*" else 0)
 
 
 def _describe(part: Pattern) -> str:

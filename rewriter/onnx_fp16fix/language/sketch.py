@@ -162,10 +162,13 @@ class Sketches:
         key = (part.number, 0 if part.constant else weight)
         mask = tree.fitting.get(key)
         if mask is None:
-            mask = 0
+            mask, ops = 0, part.ops
             for index, node in enumerate(tree.nodes):
-                if index and (part.constant or node.weight == weight) and self.fits(part, node.term):
+                if node.weight != weight and not part.constant:
+                    continue
+                if (ops is None or node.op is None or node.op in ops) and self.fits(part, node.term):
                     mask |= 1 << index
+            mask &= ~1
             tree.fitting[key] = mask
         return mask
 
