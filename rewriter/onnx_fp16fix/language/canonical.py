@@ -36,7 +36,7 @@ class Canonical:
         self.scope = scope
         self.opset = scope.model.opset
         self._stripped: dict[int, tuple[gs.Tensor, tuple[int, ...]]] = {}
-        self._parts: dict[tuple[int, str], Parts | None] = {}
+        self._parts: dict[str, dict[int, Parts | None]] = {}
         self._trees: dict[str, dict[int, Tree | None]] = {}
         self._readings: dict[int, tuple[Reading, ...]] = {}
         self._constants: dict[int, npt.NDArray[Any] | None] = {}
@@ -72,13 +72,6 @@ class Canonical:
         """The value at an input slot, None where it is absent."""
         tensor = node.input(slot)
         return None if tensor is None else Term(tensor, ((node.index, slot),))
-
-    def op(self, term: Term) -> str | None:
-        """Op of the node that makes the value, "" for an input or a stored constant, None where no tensor holds it."""
-        if term.tensor is None:
-            return None
-        node = self.scope.producer(self.strip(term.tensor)[0])
-        return "" if node is None else node.op
 
     def moved_from(self, term: Term) -> Iterator[tuple[Term, frozenset[int]]]:
         """What the value is after ops that only move elements undone, one op more each time, with those ops."""
@@ -165,14 +158,14 @@ class Canonical:
         if term.tensor is None:
             return term.parts if term.parts is not None and term.parts.kind == kind else None
         tensor, passed = self.strip(term.tensor)
-        key = (id(tensor), kind)
-        if key not in self._parts:
+        known = self._parts.setdefault(kind, {})
+        if id(tensor) not in known:
             node = self.scope.producer(tensor)
             found = None
             if node is not None and not node.domain and tensor is node.outputs[0]:
                 found = spellings.split(kind, node, self)
-            self._parts[key] = found
-        found = self._parts[key]
+            known[id(tensor)] = found
+        found = known[id(tensor)]
         return Parts(kind, found.items, (*found.nodes, *passed)) if found is not None and passed else found
 
     def tree(self, kind: str, term: Term) -> Tree | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from fractions import Fraction
-from functools import cached_property
 from typing import TYPE_CHECKING
 
 from onnx_fp16fix.language.terms import Term, Weight, whole
@@ -22,15 +21,12 @@ _IDENTITY = {"*": 1.0, "+": 0.0}
 
 
 class TreeNode:
-    """A value and its weight in the whole; ``nodes`` are the ops that join its children into it.
+    """A value and its weight in the whole; ``nodes`` are the ops that join its children into it."""
 
-    ``op`` is that of the node that makes the value, "" for an input or a constant, None where no tensor holds it.
-    """
+    __slots__ = ("children", "nodes", "parent", "term", "weight")
 
-    __slots__ = ("children", "nodes", "op", "parent", "term", "weight")
-
-    def __init__(self, term: Term, weight: Weight, parent: int, op: str | None) -> None:
-        self.term, self.weight, self.parent, self.op = term, weight, parent, op
+    def __init__(self, term: Term, weight: Weight, parent: int) -> None:
+        self.term, self.weight, self.parent = term, weight, parent
         self.nodes: tuple[int, ...] = ()
         self.children: tuple[int, ...] = ()
 
@@ -38,40 +34,47 @@ class TreeNode:
 class Tree:
     """Node 0 is the whole. A match covers an antichain: no covered node lies inside another one.
 
-    Sets of tree nodes are bit masks; ``covered`` is such a set. ``identities`` are operands that do not count: a one in
-    a product, a zero in a sum.
+    Sets of tree nodes are bit masks; ``covered`` is such a set.
     """
 
-    def __init__(self, nodes: list[TreeNode], identities: int) -> None:
-        self.nodes, self.identities = nodes, identities
+    def __init__(self, nodes: list[TreeNode], view: Canonical, kind: str) -> None:
+        self.nodes, self._view, self._identity = nodes, view, _IDENTITY.get(kind)
+        self._clashes: dict[int, int] = {}
         self.fitting: dict[tuple[int, Weight], int] = {}
         """Which of them each part of a pattern may be, kept here by ``sketch``."""
 
-    @cached_property
-    def above(self) -> list[int]:
-        """For each node its ancestors, the whole included."""
-        above: list[int] = []
-        for node in self.nodes:  # parents come before their children
-            above.append(above[node.parent] | 1 << node.parent if node.parent >= 0 else 0)
-        return above
+    def vanishes(self, index: int) -> bool:
+        """Whether an operand does not count: a one in a product, a zero in a sum."""
+        return self._identity is not None and self._view.scalar(self.nodes[index].term) == self._identity
 
-    @cached_property
-    def _clash(self) -> list[int]:
-        """For each node what cannot be covered beside it: its ancestors, itself, and what lies inside it."""
-        clash = [mask | 1 << index for index, mask in enumerate(self.above)]
-        for index, mask in enumerate(self.above):
-            for ancestor in members(mask):
-                clash[ancestor] |= 1 << index
-        return clash
+    def above(self, index: int) -> int:
+        """The ancestors of a node, the whole included."""
+        mask, parent = 0, self.nodes[index].parent
+        while parent >= 0:
+            mask |= 1 << parent
+            parent = self.nodes[parent].parent
+        return mask
+
+    def _below(self, index: int) -> int:
+        """The node and what lies inside it."""
+        mask = 1 << index
+        for child in self.nodes[index].children:
+            mask |= self._below(child)
+        return mask
 
     def blocked(self, covered: int) -> int:
         """Nodes that lie inside a covered one or hold one."""
         mask = 1
         while covered:
             last = covered.bit_length() - 1
-            mask |= self._clash[last]
+            mask |= self._clash(last)
             covered ^= 1 << last
         return mask
+
+    def _clash(self, index: int) -> int:
+        if index not in self._clashes:
+            self._clashes[index] = self.above(index) | self._below(index)
+        return self._clashes[index]
 
     def candidates(self, covered: int, outermost: bool) -> list[int]:
         """Nodes that may still be covered, in order; ``outermost``: only those with something covered beside them."""
@@ -84,7 +87,7 @@ class Tree:
         found = []
         for index in indices:
             found.append(index)
-            while len(counts := [i for i in self.nodes[index].children if not self.identities >> i & 1]) == 1:
+            while len(counts := [i for i in self.nodes[index].children if not self.vanishes(i)]) == 1:
                 index = counts[0]
                 found.append(index)
         return found
@@ -97,20 +100,17 @@ class Tree:
         """Graph nodes above the covered values: they compute the combination itself."""
         above = 0
         for index in members(covered):
-            above |= self.above[index]
+            above |= self.above(index)
         return [node for index in members(above) for node in self.nodes[index].nodes]
 
     def is_spread(self, covered: int) -> bool:
         """Whether the covered values lie in several branches of the whole; if not, a smaller root matches alone."""
-        return len({self._branches[index] for index in members(covered)}) > 1
+        return len({self._branch(index) for index in members(covered)}) > 1
 
-    @cached_property
-    def _branches(self) -> list[int]:
-        branches = list(range(len(self.nodes)))
-        for index, node in enumerate(self.nodes):
-            if node.parent > 0:
-                branches[index] = branches[node.parent]
-        return branches
+    def _branch(self, index: int) -> int:
+        while self.nodes[index].parent > 0:
+            index = self.nodes[index].parent
+        return index
 
 
 def members(mask: int) -> Iterator[int]:
@@ -135,14 +135,10 @@ def build_tree(view: Canonical, kind: str, term: Term) -> Tree | None:
     """All operands of ``term`` seen as a combination of ``kind``; None when it is none."""
     if view.parts(kind, term) is None:
         return None
-    flat: list[TreeNode] = [TreeNode(term, 1, -1, view.op(term))]
+    flat: list[TreeNode] = [TreeNode(term, 1, -1)]
     depths = [0]
-    identity = _IDENTITY.get(kind)
-    identities = 0
     for index, node in enumerate(flat):  # grows meanwhile
-        if identity is not None and view.scalar(node.term) == identity:
-            identities |= 1 << index
-        parts = view.parts(kind, node.term) if depths[index] < TREE_DEPTH and node.op != "" else None
+        parts = view.parts(kind, node.term) if depths[index] < TREE_DEPTH else None
         if parts is None or len(flat) + len(parts.items) > _TREE_NODES:
             continue
         if kind == "*" and not all(may_nest(weight, node.weight) for _, weight in parts.items):
@@ -150,6 +146,6 @@ def build_tree(view: Canonical, kind: str, term: Term) -> Tree | None:
         node.nodes = parts.nodes
         node.children = tuple(range(len(flat), len(flat) + len(parts.items)))
         for child, weight in parts.items:
-            flat.append(TreeNode(child, whole(node.weight * weight), index, view.op(child)))
+            flat.append(TreeNode(child, weight if node.weight == 1 else whole(node.weight * weight), index))
             depths.append(depths[index] + 1)
-    return Tree(flat, identities)
+    return Tree(flat, view, kind)

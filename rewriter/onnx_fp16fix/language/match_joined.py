@@ -146,7 +146,7 @@ class Joined:
         self, pattern: Combination, tree: Tree, covered: int, state: State, at_root: bool
     ) -> State | None:
         """Account for what the parts did not take: identities vanish, the rest of a root product or sum is kept."""
-        left = [index for index in tree.uncovered(covered) if not tree.identities >> index & 1]
+        left = [index for index in tree.uncovered(covered) if not tree.vanishes(index)]
         allowed = at_root and pattern.kind in ("*", "+") and (not left or tree.is_spread(covered))
         rest: list[tuple[gs.Tensor, int]] = []
         for index in left:

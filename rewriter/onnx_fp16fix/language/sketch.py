@@ -162,13 +162,10 @@ class Sketches:
         key = (part.number, 0 if part.constant else weight)
         mask = tree.fitting.get(key)
         if mask is None:
-            mask, ops = 0, part.ops
+            mask = 0
             for index, node in enumerate(tree.nodes):
-                if node.weight != weight and not part.constant:
-                    continue
-                if (ops is None or node.op is None or node.op in ops) and self.fits(part, node.term):
+                if (part.constant or node.weight == weight) and index and self.fits(part, node.term):
                     mask |= 1 << index
-            mask &= ~1
             tree.fitting[key] = mask
         return mask
 
