@@ -17,7 +17,7 @@ from onnx_fp16fix.pipeline.arguments import check_arguments
 from onnx_fp16fix.pipeline.channels import equalize_channels
 from onnx_fp16fix.pipeline.conclude import TensorRTMode, conclude
 from onnx_fp16fix.pipeline.findings import nan_findings, plan_findings
-from onnx_fp16fix.pipeline.follow import follow
+from onnx_fp16fix.pipeline.improve import improve, rescue
 from onnx_fp16fix.pipeline.lock import Step, find_lock
 from onnx_fp16fix.pipeline.opset import refuse_old_opset
 from onnx_fp16fix.pipeline.planning import budget_findings, planned, settle
@@ -27,7 +27,7 @@ from onnx_fp16fix.pipeline.rules import RuleStage, load_all, requests_to_plan
 from onnx_fp16fix.pipeline.state import Io, Precision, State, by_scope, emit, type_for
 from onnx_fp16fix.pipeline.targets import apply_rules, asked_targets
 from onnx_fp16fix.pipeline.trust import refuse_unproven
-from onnx_fp16fix.pipeline.wishes import Names, Wishes, gather_wishes
+from onnx_fp16fix.pipeline.wishes import Names, gather_wishes
 from onnx_fp16fix.plan import Plan, make_plan
 from onnx_fp16fix.progress import Progress, Silent
 from onnx_fp16fix.simulate import Mode
@@ -133,25 +133,31 @@ def fix(
     with progress.step("plan"):
         state = settle(run, state, force=force)
     findings = plan_findings(state.view, state.plan, "fixed", half)
-    state = _improve(run, state, stage, wishes)
+    state = improve(run, state, stage, wishes)
     if rules is not None and (asked := stage.wishes(state.view, state.ranges)):
         with progress.step("plan again"):
             state = planned(replace(state, wished={**asked, **state.wished}))
-    run.document.findings += [*findings, *stage.findings()]
-    run.document.rules = stage.entries()
-    for text in stage.assumptions():
-        run.warn(text)
+    run.document.findings += findings
     emitted = emit(run, state, precision, io)
     report, limit = None, usual_tolerance(half) if tolerance is None else tolerance
     if verify and precision != "fp32":
         report = simulate(run, emitted)
         aim = min(limit, aimed_error(half)) if tolerance is None else limit
         if report.output_rel_l2 > aim:
+            before, mark = state, len(run.document.findings)
             state, emitted = mend_accuracy(run, state, report, precision, io, aim)
             report = simulate(run, emitted)
+            if report.output_rel_l2 > limit and (
+                rescued := rescue(run, before, stage, wishes, precision, io, report.output_rel_l2)
+            ):
+                del run.document.findings[mark:]  # what did not help is not done
+                state, emitted, report = rescued
         if tolerance is None and limit < report.output_rel_l2 < math.inf:
             limit = admit_floor(run, half, report.output_rel_l2, limit)
-    run.document.findings += budget_findings(state)
+    run.document.findings += [*stage.findings(), *budget_findings(state)]
+    run.document.rules = stage.entries()
+    for text in stage.assumptions():
+        run.warn(text)
     tolerances = Tolerances(limit, max(Tolerances().fp32, stage.tolerance))
     outcome = conclude(run, state, emitted, tolerances, verify, tensorrt, report)
     return locked(run, state, emitted, outcome, precision, io, tolerances)
@@ -237,30 +243,3 @@ def apply(
     # rules that call themselves exact are held to it
     limits = Tolerances(usual_tolerance(half) if tolerance is None else tolerance, stage.tolerance)
     return conclude(run, state, emitted, limits, verify, tensorrt)
-
-
-def _improve(run: Run, state: State, stage: RuleStage, wishes: Wishes) -> State:
-    """Try rules at the nodes where the exact plan pays; keep what they do if the plan gets cheaper.
-
-    Nodes that the user spoke of are not rewritten.
-    """
-    costly = state.plan.costly_nodes() - (state.wished.keys() | state.half.keys())
-    if not costly or not stage.rules:
-        return state
-    with run.progress.step("rules"):
-        trial = stage.run(state.view, state.ranges, only_nodes=costly)
-    if trial is None:
-        stage.discard()
-        return state
-    view, ranges = calibrated(run, trial)
-    ranges = wishes.limited(ranges, view, strict=False)
-    steps = (*state.steps, stage.patches)
-    better = follow(state, replace(state, model=trial, view=view, ranges=ranges, steps=steps))
-    if better is not None:
-        with run.progress.step("plan again"):
-            better = planned(better)
-    if better is None or better.plan.cost >= state.plan.cost:
-        stage.discard()
-        return state
-    stage.keep()
-    return better

@@ -111,6 +111,20 @@ class RuleStage:
         )
         return requests_to_plan(run.requests)[0]
 
+    def assuming(self) -> dict[str, tuple[str, ...]]:
+        """Rules whose last rewrites are right only under assumptions, and these."""
+        done = [record for record in self._last.records if record.status == "applied"]
+        return {record.rule: tuple(record.assumes) for record in done if record.assumes}
+
+    def declared(self) -> float:
+        """FP32 deviation that the last rewrites declare."""
+        done = [record for record in self._last.records if record.status == "applied"]
+        return max(map(_tolerance, done), default=0.0)
+
+    def leave_out(self, ids: Collection[str]) -> None:
+        """Run these rules no more; the data say that what they assume does not hold."""
+        self.rules = tuple(rule for rule in self.rules if rule.id not in ids)
+
     def keep(self) -> None:
         """Count the last run's rewrites as done."""
         for record in self._last.records:
