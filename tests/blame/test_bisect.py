@@ -323,7 +323,63 @@ def test_a_model_that_is_fp16_already_is_refused() -> None:
     refused(ModelError, "BISECT-TYPED", words, proto, {"x": np.array([300, 1], np.float16)})
 
 
-def test_bodies_stay_in_fp32_and_integers_have_no_switch() -> None:
+LOOPING = """g (float[4] x, int64 n, bool c) => (float[4] y) <float[4] w = {0.5, 0.25, 2, 1}> {
+    a = Tanh(x)
+    b = Loop (n, c, x) <body = b (int64 i, bool go, float[4] p) => (bool again, float[4] q) {
+        again = Identity(go)
+        [damp] d = Mul(p, w)
+        [square] s = Mul(p, p)
+        r = Sqrt(s)
+        h = If (go) <then_branch = t () => (float[4] u) { [inner] u = Add(d, r) },
+                     else_branch = e () => (float[4] v) { v = Sub(d, r) }>
+        [halve] q = Mul(h, half)
+    }>
+    y = Add(a, b)
+}"""
+LOOP_FEED = {"x": np.float32([300, -500, 20, 1]), "n": np.array(3), "c": np.array(True)}
+
+
+def looping() -> onnx.ModelProto:
+    proto = model(LOOPING)
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(np.float32(0.4), "half"))
+    return proto
+
+
+def test_a_culprit_inside_a_loop_is_named_and_kept(tmp_path: Path) -> None:
+    entry = entry_of(looping(), LOOP_FEED)
+    assert entry.fp32_nodes == ["1:body:0::square", "1:body:0::r"]
+    assert entry.nodes == 8
+    assert (entry.ranking[0].node, entry.ranking[0].op, entry.minimal) == ("1:body:0::square", "Mul", True)
+    assert entry.error_fp16 == np.inf
+    rules = tmp_path / "keep.yaml"
+    rules.write_text(entry.rules)
+    applied = onnx_fp16fix.apply(looping(), rules, LOOP_FEED, precision="fp16", tensorrt="off")
+    assert applied.run.status in ("ok", "findings")
+    assert applied.plan.fp32_nodes == entry.fp32_nodes
+    assert applied.verification.fp16_sim.outputs[0].rel_l2 == pytest.approx(entry.error, rel=1e-6)
+    (loop,) = (node for node in applied.model.graph.node if node.op_type == "Loop")
+    casts = [node for node in loop.attribute[0].g.node if node.op_type == "Cast"]
+    assert any(node.attribute[0].i == TensorProto.FLOAT16 for node in casts)  # the rest of the body is FP16
+
+
+def test_a_node_of_a_body_can_be_kept_and_a_command_may_judge(tmp_path: Path) -> None:
+    entry = entry_of(looping(), LOOP_FEED, keep=["1:body:0::square"])
+    assert entry.fp32_nodes == ["1:body:0::square", "1:body:0::r"]
+    script = tmp_path / "judge.py"
+    script.write_text(
+        """import sys, onnx
+body = next(a.g for n in onnx.load(sys.argv[1]).graph.node for a in n.attribute if a.name == "body")
+square = next(node for node in body.node if node.name == "square")
+sys.exit("float16" in square.input[0])
+"""
+    )
+    judged = entry_of(looping(), LOOP_FEED, check=f"{sys.executable} {script} {{model}}")
+    assert judged.fp32_nodes == ["1:body:0::square"]
+    with pytest.raises(UsageError, match="1:body:0::squar"):
+        entry_of(looping(), LOOP_FEED, keep=["1:body:0::squar"])
+
+
+def test_integers_have_no_switch() -> None:
     proto = model("""g (float[2] x, int64 n) => (float[2] y) {
         t = Constant <value = bool {1}> ()
         a = Mul(x, x)
@@ -331,4 +387,4 @@ def test_bodies_stay_in_fp32_and_integers_have_no_switch() -> None:
             { d = Identity(c)  e = Sqrt(s) }>
     }""")
     entry = entry_of(proto, {"x": np.array([300, 1], np.float32), "n": np.array(1)})
-    assert (entry.fp32_nodes, entry.nodes) == (["a"], 1)
+    assert (entry.fp32_nodes, entry.nodes) == (["a", "2:body:0::e"], 2)

@@ -8,17 +8,20 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from onnx_fp16fix.calibrate.ranges import tensor_key
 from onnx_fp16fix.errors import RuleFileError
-from onnx_fp16fix.graph import ScopeView
+from onnx_fp16fix.graph import GraphView
 from onnx_fp16fix.language.operations import closest
 from onnx_fp16fix.language.registry import Call, ModelSite
 from onnx_fp16fix.language.request import PlanRequest
+from onnx_fp16fix.model import ScopePath
 
 __all__ = ["KeepFp32", "KeepParameters"]
 
 
 class KeepParameters(BaseModel):
-    """``nodes``: names of nodes of the main graph, or of an output where a node has no name of its own."""
+    """``nodes``: names of nodes, or of an output where a node has no name of its own; those in a body as range tables
+    write them, ``4:body:0::name``."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -34,7 +37,7 @@ class KeepFp32:
 
     def request_model(self, site: ModelSite, call: Call) -> PlanRequest:
         """A request for exactly these nodes. Raises RuleFileError (RULE-NODE) for names that no node has."""
-        known = _index(site.view.main)
+        known = _index(site.view)
         wanted = call.parameters.nodes
         problems = [
             site.place.problem("RULE-NODE", f"no node of the model is called '{name}'", closest(name, known))
@@ -43,12 +46,15 @@ class KeepFp32:
         ]
         if problems:
             raise RuleFileError(problems)
-        nodes = tuple(((), known[name]) for name in dict.fromkeys(wanted))
+        nodes = tuple(known[name] for name in dict.fromkeys(wanted))
         return PlanRequest(site.rule, nodes, (), f"kept in FP32: {len(nodes)} named nodes")
 
 
-def _index(scope: ScopeView) -> dict[str, int]:
+def _index(view: GraphView) -> dict[str, tuple[ScopePath, int]]:
     """Nodes by name, outputs first: a node that is named after another's output is not meant by it."""
-    known = {node.name: node.index for node in reversed(scope.nodes) if node.name}
-    known.update({name: node.index for node in scope.nodes for name in node.proto.output if name})
+    known: dict[str, tuple[ScopePath, int]] = {}
+    for scope in (view.main, *view.main.inside()):
+        places = {node.name: node.index for node in reversed(scope.nodes) if node.name}
+        places.update({name: node.index for node in scope.nodes for name in node.proto.output if name})
+        known.update({tensor_key(scope.path, name): (scope.path, index) for name, index in places.items()})
     return known

@@ -4,6 +4,7 @@ from onnx_fp16fix.blame.cache import TrialCache, model_stamp
 from onnx_fp16fix.blame.check_command import CheckCommand
 from onnx_fp16fix.blame.minimise import minimise
 from onnx_fp16fix.blame.names import node_names, resolve_names
+from onnx_fp16fix.blame.places import Places
 from onnx_fp16fix.blame.ranking import Alone, measure_alone
 from onnx_fp16fix.blame.rule_file import rule_file
 from onnx_fp16fix.blame.simulated import Simulated
@@ -13,6 +14,7 @@ __all__ = [
     "Alone",
     "CheckCommand",
     "OutOfTrials",
+    "Places",
     "Simulated",
     "TrialCache",
     "Trials",

@@ -11,9 +11,9 @@ import tempfile
 from pathlib import Path
 
 from onnx_fp16fix.blame.cache import TrialCache
+from onnx_fp16fix.blame.places import Places
 from onnx_fp16fix.emit import convert
 from onnx_fp16fix.errors import Problem, UsageError
-from onnx_fp16fix.graph import ScopeView
 from onnx_fp16fix.model import save_model
 
 __all__ = ["CheckCommand"]
@@ -30,20 +30,20 @@ class CheckCommand:
     (BISECT-CHECK) where it has no ``{model}``, or cannot be run.
     """
 
-    def __init__(self, text: str, scope: ScopeView, names: dict[int, str], cache: TrialCache) -> None:
+    def __init__(self, text: str, places: Places, cache: TrialCache) -> None:
         try:
             self._words = shlex.split(text)
         except ValueError as error:
             raise _unusable(text, f"cannot be read: {str(error).lower()}") from None
         if not any(_PLACE in word for word in self._words):
             raise _unusable(text, "does not say where the model goes")
-        self._text, self._scope, self._names, self._cache = text, scope, names, cache
+        self._text, self._places, self._cache = text, places, cache
         self.last_words = ""
         """Last line of what the command printed to stderr when it last refused a model."""
 
     def passes(self, fp32: frozenset[int]) -> bool:
         """Whether the command accepts the model with these nodes in FP32 and all others in FP16."""
-        nodes = [self._names[index] for index in sorted(fp32)]
+        nodes = [self._places.names[index] for index in sorted(fp32)]
         known = self._cache.get(f"check {self._text}", nodes)
         if known is None:
             known = 0.0 if self._run(fp32) else float("inf")
@@ -51,7 +51,8 @@ class CheckCommand:
         return known == 0.0
 
     def _run(self, fp32: frozenset[int]) -> bool:
-        typed = convert(self._scope, fp32).model
+        main, bodies = self._places.by_scope(fp32)
+        typed = convert(self._places.main, main, bodies=bodies).model
         with tempfile.TemporaryDirectory(prefix="fp16fix-bisect-") as folder:
             path = Path(folder) / "candidate.onnx"
             save_model(typed, path)

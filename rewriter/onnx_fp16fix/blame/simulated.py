@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from onnx_fp16fix.blame.cache import TrialCache
+from onnx_fp16fix.blame.places import Places
 from onnx_fp16fix.blame.switches import build_switched
 from onnx_fp16fix.calibrate.data import Dataset, Feed
-from onnx_fp16fix.graph import ScopeView
 from onnx_fp16fix.progress import Progress
 from onnx_fp16fix.runtime import open_session
 from onnx_fp16fix.simulate import Mode
@@ -37,24 +37,24 @@ class _Sample:
 class Simulated:
     """Errors of a model's outputs in simulated FP16, the worst over the samples held; ``inf`` if not finite.
 
-    ``names`` are those of all nodes. ``mode``: see ``simulate.kernels``. Raises ModelError and DataError.
+    ``places``: the nodes by number. ``mode``: see ``simulate.kernels``. Raises ModelError and DataError.
     """
 
     def __init__(
         self,
-        scope: ScopeView,
-        names: Mapping[int, str],
+        places: Places,
         data: Dataset,
         cache: TrialCache,
         mode: Mode = "default",
     ) -> None:
-        self._names, self._data, self._cache = names, data, cache
-        base = scope.model.base_dir
-        switched = build_switched(scope, mode)
+        self._names, self._data, self._cache = places.names, data, cache
+        model = places.main.model
+        base = model.base_dir
+        switched = build_switched(places, mode)
         self._switches = switched.switches
-        self._reference = open_session(scope.model.proto, base)
+        self._reference = open_session(model.proto, base)
         self._session = open_session(switched.proto, base)
-        self._outputs = list(dict.fromkeys(info.name for info in scope.model.proto.graph.output))
+        self._outputs = list(dict.fromkeys(info.name for info in model.proto.graph.output))
         self._held: list[_Sample] = []
         self.samples = 0
         """How many the data have, once they were all read."""

@@ -10,14 +10,17 @@ So a run computes, bit for bit, what the typed model with the same FP32 nodes co
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import onnx
-from onnx import TensorProto, helper
+import onnx_graphsurgeon as gs
+from onnx import TensorProto, helper, numpy_helper
 
+from onnx_fp16fix.blame.places import Places
 from onnx_fp16fix.emit import convert
 from onnx_fp16fix.graph import ScopeView, ViewNode, build_view
+from onnx_fp16fix.model import Model
 from onnx_fp16fix.operators import float_slots
 from onnx_fp16fix.simulate import Mode, rounded_graph
 
@@ -26,45 +29,76 @@ __all__ = ["Switched", "build_switched"]
 
 @dataclass(frozen=True, slots=True)
 class Switched:
-    """``proto`` is an FP32 graph to run; ``switches`` has, by node index, the bool input that asks for FP16.
+    """``proto`` is an FP32 graph to run; ``switches`` has, by number of the node, the bool input that asks for FP16.
 
-    Nodes without a switch always compute in FP32: bodies, ops that FP16 models keep so, ops on integers.
+    Nodes without a switch always compute in FP32: ops that FP16 models keep so, ops on integers.
     """
 
     proto: onnx.ModelProto
     switches: Mapping[int, str]
 
 
-def build_switched(scope: ScopeView, mode: Mode = "default") -> Switched:
-    """The switched twin of a main graph without local functions; ``mode``: what kernels keep in FP16 inside.
+def build_switched(places: Places, mode: Mode = "default") -> Switched:
+    """The switched twin of a model without local functions; ``mode``: what kernels keep in FP16 inside.
 
     Raises ModelError where a type is not known.
     """
-    prefix = _free_prefix(scope)
-    nodes = [node for node in scope.nodes if _has_fp16(scope, node)]
-    bag = _bag(scope, nodes, prefix)
-    typed = convert(build_view(scope.model.with_proto(bag)).main, ())
+    model = places.main.model
+    prefix = _free_prefix(places)
+    cells = [
+        _Cell(scope, node, f"{prefix}{number}.", number)
+        for number, (scope, node) in enumerate(places.nodes)
+        if _has_fp16(scope, node)
+    ]
+    bag = _bag(model, cells, prefix)
+    typed = convert(build_view(model.with_proto(bag)).main, ())
     groups = _groups(typed.model.proto, prefix)
     proto = onnx.ModelProto()
-    proto.CopyFrom(scope.model.proto)
+    proto.CopyFrom(model.proto)
+    graphs = {scope.path: scope.graph for scope in Model(proto).scopes()}
     constants = _add_constants(typed.model.proto, proto, prefix)
     switches: dict[int, str] = {}
-    for node in nodes:
-        group = groups[node.index]
-        if len(group) == 1 and group[0] == _bag_node(scope, node, prefix):
+    for cell in cells:
+        group = groups[cell.number]
+        if len(group) == 1 and group[0] == cell.bagged:
             continue  # nothing of it is FP16
-        switches[node.index] = f"{prefix}{node.index}.fp16"
-        branches = _Branches(scope, node, prefix, group, constants)
-        proto.graph.node[node.index].CopyFrom(branches.switch(switches[node.index]))
-        proto.graph.input.append(helper.make_tensor_value_info(switches[node.index], TensorProto.BOOL, []))
-    return Switched(rounded_graph(proto, base_dir=scope.model.base_dir, mode=mode), switches)
+        switches[cell.number] = f"{cell.prefix}fp16"
+        branches = _Branches(cell, group, constants)
+        graphs[cell.scope.path].node[cell.node.index].CopyFrom(branches.switch(switches[cell.number]))
+        # bodies see it as any tensor of the main graph
+        proto.graph.input.append(helper.make_tensor_value_info(switches[cell.number], TensorProto.BOOL, []))
+    return Switched(rounded_graph(proto, base_dir=model.base_dir, mode=mode), switches)
 
 
-def _free_prefix(scope: ScopeView) -> str:
+def _free_prefix(places: Places) -> str:
     prefix = "fp16fix.bisect."
-    while any(name.startswith(prefix) for name in scope.tensors):
+    scopes = [places.main, *places.main.inside()]
+    while any(name.startswith(prefix) for scope in scopes for name in scope.tensors):
         prefix += "_."
     return prefix
+
+
+class _Cell:
+    """A node cut off from its neighbours. ``bagged``: with computed inputs and all outputs under names of its own."""
+
+    def __init__(self, scope: ScopeView, node: ViewNode, prefix: str, number: int) -> None:
+        self.scope, self.node, self.prefix, self.number = scope, node, prefix, number
+        self.constants: dict[str, str] = {}
+        """Constants of bodies that it reads, under the names they have in the bag: sibling bodies may share names."""
+        self.bagged = onnx.NodeProto()
+        self.bagged.CopyFrom(node.proto)
+        for slot, tensor in enumerate(node.inputs):
+            if tensor.is_empty():
+                continue
+            owner = scope.owner(tensor.name) or scope
+            if not _is_constant(owner, tensor):
+                self.bagged.input[slot] = f"{prefix}in{slot}"
+            elif owner.path:
+                self.bagged.input[slot] = f"fp16fix.{'/'.join(owner.path)}::{tensor.name}"
+                self.constants[self.bagged.input[slot]] = tensor.name
+        for slot, tensor in enumerate(node.outputs):
+            if not tensor.is_empty():
+                self.bagged.output[slot] = f"{prefix}out{slot}"
 
 
 def _has_fp16(scope: ScopeView, node: ViewNode) -> bool:
@@ -78,48 +112,40 @@ def _has_fp16(scope: ScopeView, node: ViewNode) -> bool:
     return all(types) and TensorProto.FLOAT in types
 
 
-def _bag_node(scope: ScopeView, node: ViewNode, prefix: str) -> onnx.NodeProto:
-    """The node with computed inputs and all outputs under names of its own, so that no other node meets it."""
-    copy = onnx.NodeProto()
-    copy.CopyFrom(node.proto)
-    for slot, tensor in enumerate(node.inputs):
-        if not tensor.is_empty() and not _is_constant(scope, node, slot):
-            copy.input[slot] = f"{prefix}{node.index}.in{slot}"
-    for slot, tensor in enumerate(node.outputs):
-        if not tensor.is_empty():
-            copy.output[slot] = f"{prefix}{node.index}.out{slot}"
-    return copy
-
-
-def _is_constant(scope: ScopeView, node: ViewNode, slot: int) -> bool:
-    tensor = node.inputs[slot]
-    producer = scope.producer(tensor)
+def _is_constant(owner: ScopeView, tensor: gs.Tensor) -> bool:
+    producer = owner.producer(tensor)
     if producer is not None:
-        return bool(producer.op == "Constant" and not producer.domain)
-    return scope.is_constant(tensor)
+        return bool(producer.op == "Constant" and not producer.domain and owner.is_constant(tensor))
+    return owner.is_constant(tensor)
 
 
-def _bag(scope: ScopeView, nodes: list[ViewNode], prefix: str) -> onnx.ModelProto:
-    source = scope.model.proto
+def _bag(model: Model, cells: Sequence[_Cell], prefix: str) -> onnx.ModelProto:
+    source = model.proto
     bag = onnx.ModelProto(ir_version=source.ir_version)
     bag.opset_import.extend(source.opset_import)
     bag.graph.name = "bag"
     needed: set[str] = set()
-    for node in nodes:
-        copy = _bag_node(scope, node, prefix)
-        for before, after in zip(node.proto.input, copy.input, strict=True):
-            if after != before:
-                bag.graph.input.append(_info(scope, before, after))
+    of_bodies: dict[str, tuple[ScopeView, str]] = {}
+    for cell in cells:
+        for before, after in zip(cell.node.proto.input, cell.bagged.input, strict=True):
+            if after in cell.constants:
+                of_bodies[after] = cell.scope, before
+            elif after != before:
+                bag.graph.input.append(_info(cell.scope, before, after))
             else:
                 needed.add(after)
-        for before, after in zip(node.proto.output, copy.output, strict=True):
+        for before, after in zip(cell.node.proto.output, cell.bagged.output, strict=True):
             if after:
-                bag.graph.output.append(_info(scope, before, after))
-        bag.graph.node.append(copy)
+                bag.graph.output.append(_info(cell.scope, before, after))
+        bag.graph.node.append(cell.bagged)
     bag.graph.initializer.extend(tensor for tensor in source.graph.initializer if tensor.name in needed)
     makers = [node for node in source.graph.node if node.op_type == "Constant" and node.output[0] in needed]
     for position, maker in enumerate(makers):
         bag.graph.node.insert(position, maker)
+    for name, (scope, tensor) in of_bodies.items():
+        values = scope.constant(scope.tensor(tensor))
+        assert values is not None
+        bag.graph.initializer.append(numpy_helper.from_array(values, name))
     return bag
 
 
@@ -164,30 +190,21 @@ def _half_constants(typed: onnx.ModelProto) -> Iterator[TensorProto]:
 class _Branches:
     """Both forms of one node as bodies of an If that makes the node's own outputs."""
 
-    def __init__(
-        self,
-        scope: ScopeView,
-        node: ViewNode,
-        prefix: str,
-        group: list[onnx.NodeProto],
-        constants: Mapping[str, str],
-    ) -> None:
-        self._scope, self._node, self._group, self._constants = scope, node, group, constants
-        bag = _bag_node(scope, node, prefix)
-        pairs = zip(bag.input, node.proto.input, strict=True)
+    def __init__(self, cell: _Cell, group: list[onnx.NodeProto], constants: Mapping[str, str]) -> None:
+        self._cell, self._group, self._constants = cell, group, constants
+        pairs = zip(cell.bagged.input, cell.node.proto.input, strict=True)
         self._outer = {inside: outside for inside, outside in pairs if inside != outside}
-        self._results = [name for name in bag.output if name]
-        self._plain = bag
+        self._results = [name for name in cell.bagged.output if name]
 
     def switch(self, condition: str) -> onnx.NodeProto:
         """The If; its branches make names of their own, for not every tool likes two scopes to share one."""
         return helper.make_node(
             "If",
             [condition],
-            [name for name in self._node.proto.output if name],
-            name=self._node.name,
+            [name for name in self._cell.node.proto.output if name],
+            name=self._cell.node.name,
             then_branch=self._body(self._group, self._constants, ""),
-            else_branch=self._body([self._plain], {}, ".exact"),
+            else_branch=self._body([self._cell.bagged], {}, ".exact"),
         )
 
     def _body(
@@ -197,10 +214,11 @@ class _Branches:
         for node in nodes:
             copy = body.node.add()
             copy.CopyFrom(node)
-            copy.input[:] = [self._outer.get(entry) or constants.get(entry, entry) for entry in node.input]
+            # FP16 constants first: the name may be that of the FP32 one, which is read from outside
+            copy.input[:] = [constants.get(entry) or self._outer.get(entry, entry) for entry in node.input]
             if suffix:
                 copy.output[:] = [f"{name}{suffix}" if name else "" for name in node.output]
-        made = (name for name in self._node.proto.output if name)
+        made = (name for name in self._cell.node.proto.output if name)
         for name, result in zip(made, self._results, strict=True):
-            body.output.append(_info(self._scope, name, f"{result}{suffix}"))
+            body.output.append(_info(self._cell.scope, name, f"{result}{suffix}"))
         return body

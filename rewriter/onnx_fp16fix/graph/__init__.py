@@ -1,6 +1,7 @@
 """The graphsurgeon view: nodes and tensors over the proto, for matching and planning. Nothing here changes a model."""
 
 from onnx_fp16fix.graph.borders import Border, body_values, border_slots, borders
+from onnx_fp16fix.graph.order import in_order
 from onnx_fp16fix.graph.view import ConstantTensor, GraphView, ScopeView, ViewNode, build_view
 
 __all__ = [
@@ -13,4 +14,5 @@ __all__ = [
     "border_slots",
     "borders",
     "build_view",
+    "in_order",
 ]

@@ -13,20 +13,20 @@ from onnx_fp16fix.blame import (
     Alone,
     CheckCommand,
     OutOfTrials,
+    Places,
     Simulated,
     TrialCache,
     Trials,
     measure_alone,
     minimise,
     model_stamp,
-    node_names,
     resolve_names,
     rule_file,
 )
 from onnx_fp16fix.calibrate import Source
 from onnx_fp16fix.document import BisectEntry, BlamedNode, Finding
 from onnx_fp16fix.errors import ModelError, Problem, UsageError
-from onnx_fp16fix.graph import ScopeView, build_view
+from onnx_fp16fix.graph import build_view
 from onnx_fp16fix.outcome import Outcome
 from onnx_fp16fix.pipeline.arguments import check_arguments
 from onnx_fp16fix.pipeline.prepare import ModelSource, Run, inline_functions
@@ -81,14 +81,13 @@ def bisect(
     base = inline_functions(run.model)
     if base is not run.model:
         run.warn(_INLINED)
-    scope = build_view(base).main
-    names = node_names(scope)
-    kept = resolve_names(keep, names)
+    places = Places(build_view(base).main)
+    kept = resolve_names(keep, places.names)
     assert run.document.model is not None
     stamp = model_stamp(run.model, run.document.model.sha256)
     store = TrialCache(None if cache is None else Path(cache), __version__, stamp, kernels)
     try:
-        return _Search(run, scope, names, kept, store, check, tolerance, trials).outcome()
+        return _Search(run, places, kept, store, check, tolerance, trials).outcome()
     except KeyboardInterrupt:
         if cache is not None:
             run.warn(f"interrupted: what was measured is in {cache}, and the same command goes on from there")
@@ -99,19 +98,18 @@ class _Search:
     def __init__(
         self,
         run: Run,
-        scope: ScopeView,
-        names: dict[int, str],
+        places: Places,
         kept: Nodes,
         store: TrialCache,
         check: str | None,
         tolerance: float,
         limit: int,
     ) -> None:
-        self._run, self._scope, self._names, self._kept = run, scope, names, kept
+        self._run, self._places, self._names, self._kept = run, places, places.names, kept
         self._store, self._tolerance, self._limit = store, tolerance, limit
-        self._command = None if check is None else CheckCommand(check, scope, names, store)
+        self._command = None if check is None else CheckCommand(check, places, store)
         with run.progress.step("build the switched model"):
-            self._simulated = Simulated(scope, names, run.dataset, store, run.kernels)
+            self._simulated = Simulated(places, run.dataset, store, run.kernels)
         self._all = self._simulated.nodes
         self._entry = BisectEntry(judge=check or "simulator", tolerance=tolerance, nodes=len(self._all))
         run.document.bisect = self._entry
@@ -152,7 +150,8 @@ class _Search:
             hint = f"run it on the FP32 model by hand: it must end with status 0 there{said}"
             raise UsageError(Problem("BISECT-CHECK", message, hint=hint))
         error = self._simulated.error(self._all)
-        if any(self._scope.dtype(name) == TensorProto.FLOAT16 for name in self._scope.tensors):
+        scopes = [self._places.main, *self._places.main.inside()]
+        if any(scope.dtype(name) == TensorProto.FLOAT16 for scope in scopes for name in scope.tensors):
             message = f"parts that are FP16 in the model itself put an error of {error:.3g} into the outputs"
             raise ModelError(Problem("BISECT-TYPED", message, hint="give the FP32 model it was made from"))
         message = f"two runs in FP32 differ by {error:.3g}: the outputs are random, so no node can be blamed"
@@ -204,7 +203,7 @@ class _Search:
             for index in ranked:
                 blamed = BlamedNode(
                     node=self._names[index],
-                    op=self._scope.nodes[index].op,
+                    op=self._places.op(index),
                     alone=effects[index],
                     kept=index in found,
                 )

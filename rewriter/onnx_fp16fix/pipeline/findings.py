@@ -10,9 +10,9 @@ from onnx_fp16fix.calibrate import RangeTable
 from onnx_fp16fix.calibrate.ranges import tensor_key
 from onnx_fp16fix.document import Edit, Finding, FindingKind, FindingStatus
 from onnx_fp16fix.emit import Converted
-from onnx_fp16fix.graph import GraphView, ScopeView
+from onnx_fp16fix.graph import GraphView, ScopeView, in_order
 from onnx_fp16fix.half import FP16, FloatType
-from onnx_fp16fix.pipeline.places import in_order, place_of
+from onnx_fp16fix.pipeline.places import place_of
 from onnx_fp16fix.plan import Plan, Risk
 from onnx_fp16fix.simulate import SimulationReport, matching_bodies
 

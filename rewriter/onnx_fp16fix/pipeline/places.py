@@ -1,22 +1,12 @@
-"""Where findings lie: nodes of all scopes in order, and the keys that their tensors have in tables and reports."""
+"""Where findings lie, and the keys that their tensors have in tables and reports."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from onnx_fp16fix.calibrate.ranges import tensor_key
 from onnx_fp16fix.document import Finding
-from onnx_fp16fix.graph import GraphView, ScopeView, ViewNode
+from onnx_fp16fix.graph import GraphView, ScopeView
 
-__all__ = ["in_order", "key_of", "keys_of", "place_of"]
-
-
-def in_order(scope: ScopeView) -> Iterator[tuple[ScopeView, ViewNode]]:
-    """Nodes of a graph and of all bodies inside, a body before the node it belongs to: the order of computation."""
-    for node in scope.nodes:
-        for body in scope.bodies.get(node.index, {}).values():
-            yield from in_order(body)
-        yield scope, node
+__all__ = ["key_of", "keys_of", "place_of"]
 
 
 def key_of(scope: ScopeView, name: str) -> str:

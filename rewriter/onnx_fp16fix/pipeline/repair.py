@@ -229,7 +229,9 @@ def apply(
     fp32, only = requests_to_plan(stage.requests)
     main, bodies = by_scope(fp32)
     if not only:
-        state.plan = Plan(fp32=main)  # islands alone are no reason to rescale anything
+        # islands alone are no reason to rescale anything
+        inside = {scope.path: Plan(fp32=bodies.get(scope.path, {})) for scope in state.scope.inside()}
+        state.plan = Plan(fp32=main, bodies=inside)
     else:
         with progress.step("plan"):
             state.plan = make_plan(

@@ -12,9 +12,9 @@ from collections.abc import Collection, Iterator, Mapping
 from pydantic import JsonValue
 
 from onnx_fp16fix.document import Finding
-from onnx_fp16fix.graph import GraphView, ScopeView, ViewNode
+from onnx_fp16fix.graph import GraphView, ScopeView, ViewNode, in_order
 from onnx_fp16fix.half import FP16, FloatType
-from onnx_fp16fix.pipeline.places import in_order, key_of, place_of
+from onnx_fp16fix.pipeline.places import key_of, place_of
 from onnx_fp16fix.simulate import SimulationReport, TensorError
 
 __all__ = ["error_facts", "simulated_findings", "strayed_findings"]

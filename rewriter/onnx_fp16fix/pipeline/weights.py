@@ -10,8 +10,8 @@ from onnx_fp16fix import fp16
 from onnx_fp16fix.calibrate import TensorRange
 from onnx_fp16fix.calibrate.statistics import measure_array
 from onnx_fp16fix.document import Finding, WeightEntry, WeightsEntry
-from onnx_fp16fix.graph import GraphView, ScopeView, ViewNode
-from onnx_fp16fix.pipeline.places import in_order, place_of
+from onnx_fp16fix.graph import GraphView, ScopeView, ViewNode, in_order
+from onnx_fp16fix.pipeline.places import place_of
 
 __all__ = ["measure_weights", "weight_findings"]
 
