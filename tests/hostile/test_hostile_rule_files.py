@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
+
+import onnx
 import pytest
 
 from onnx_fp16fix.errors import RuleFileError
-from onnx_fp16fix.language import load_rules
+from onnx_fp16fix.graph import build_view
+from onnx_fp16fix.language import apply_rules, load_rules
+from onnx_fp16fix.model import Model
 
 RULE = """schema: fp16fix/1
 rules:
@@ -112,3 +117,81 @@ def test_a_folder_in_place_of_a_file_and_a_device_are_refused(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(RuleFileError, match="holds no rule files"):
         load_rules([tmp_path / "empty"])
+
+
+@pytest.mark.parametrize(
+    "named",
+    [
+        "../outside.yaml",
+        "/etc/passwd",
+        "~/x.yaml",
+        "a/../../outside.yaml",
+        "/proc/self/environ",
+        "notes.txt",
+        "**/*.yaml",
+    ],
+)
+def test_use_reads_nothing_outside_the_files_folder(named, tmp_path):
+    (tmp_path / "outside.yaml").write_text("secret: 1\n")
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "notes.txt").write_text("secret: 1\n")
+    text = refused(f"schema: fp16fix/1\nuse: ['{named}']\n", tmp_path / "in")
+    assert "hostile.yaml:2:7: " in text
+    assert "secret" not in text
+
+
+@pytest.mark.parametrize("named", ["link.yaml", "folder", "*.yaml"])
+def test_use_follows_no_link_out_of_the_folder(named, tmp_path):
+    (tmp_path / "outside.yaml").write_text("secret: 1\n")
+    inside = tmp_path / "in"
+    (inside / "folder").mkdir(parents=True)
+    (inside / "link.yaml").symlink_to(tmp_path / "outside.yaml")
+    (inside / "folder" / "link.yaml").symlink_to(tmp_path / "outside.yaml")
+    text = refused(f"schema: fp16fix/1\nuse: ['{named}']\n", inside)
+    assert "[RULE-USE]" in text
+    assert "secret" not in text
+
+
+def test_a_chain_of_files_has_an_end(tmp_path):
+    for number in range(30):
+        (tmp_path / f"{number}.yaml").write_text(f"schema: fp16fix/1\nuse: ./{number + 1}.yaml\n")
+    with pytest.raises(RuleFileError, match="more than 8 deep"):
+        load_rules([tmp_path / "0.yaml"])
+
+
+def test_what_is_no_plain_file_is_not_opened(tmp_path):
+    os.mkfifo(tmp_path / "pipe.yaml")
+    for source in (tmp_path / "pipe.yaml", "/dev/zero"):
+        with pytest.raises(RuleFileError, match="no plain file"):
+            load_rules([source])
+    assert "no plain file" in refused("schema: fp16fix/1\nuse: ./pipe.yaml\n", tmp_path)
+    (tmp_path / "loop.yaml").symlink_to(tmp_path / "loop.yaml")
+    with pytest.raises(RuleFileError):
+        load_rules([tmp_path / "loop.yaml"])
+
+
+PATTERNS = [
+    " * ".join(f"Exp(a{i})" for i in range(30)),  # many operands that fit each other
+    " + ".join(f"(a{i} + b{i}) * c{i}" for i in range(12)),
+    "Exp(moved(moved(moved(moved(moved(Exp(x)))))))",
+    " | ".join(f"Exp({'Exp(' * i}x{')' * i})" for i in range(1, 12)),
+    "Exp(x) ** 3 * Exp(y) ** 3 * Exp(z) ** 3",
+]
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_patterns_made_to_try_everything_are_given_up(pattern, tmp_path):
+    """Products and sums of equal parts have factorially many assignments; a try ends after its steps all the same."""
+    file = tmp_path / "hostile.yaml"
+    text = "schema: fp16fix/1\nrules:\n  - {id: TEST001, name: a, summary: b, equal: real, action: {name: rescale}"
+    file.write_text(text + f', match: "{pattern}"}}\n')
+    nodes, last = [], "x"
+    for index in range(60):
+        nodes.append(onnx.helper.make_node("Exp", [last], [f"e{index}"]))
+        nodes.append(onnx.helper.make_node(("Mul", "Add")[index % 2], [f"e{index}", last], [f"m{index}"]))
+        last = f"m{index}"
+    x, y = (onnx.helper.make_tensor_value_info(name, 1, [2]) for name in ("x", last))
+    model = onnx.helper.make_model(onnx.helper.make_graph(nodes, "g", [x], [y]))
+    (stats,) = apply_rules(build_view(Model(model)), load_rules([file]), None).stats
+    assert stats.tried <= 120
+    assert stats.seconds < 60

@@ -58,6 +58,7 @@ rules:
         "rules.yaml:6:12: 'equal' cannot be 'exactly' [RULE-TYPE]\n  hint: did you mean 'exact'?",
         "rules.yaml:8:11: ONNX has no operator 'Epx' [RULE-OP]\n  hint: did you mean 'Exp'?",
         "rules.yaml:9:40: ReduceMean has no attribute 'axis' [RULE-OP]\n  hint: did you mean 'axes'?",
+        "rules.yaml:10:23: 'e' is not a name of the pattern [RULE-NAME]",
         "rules.yaml:12:9: there is no function 'absmx' in guards [RULE-CALL]\n  hint: did you mean 'absmax'?",
         "rules.yaml:13:16: 'z' is not a tensor bound by the pattern [RULE-NAME]",
         "rules.yaml:14:15: value() needs a constant, 'x' is a tensor [RULE-TYPE]\n"
@@ -104,7 +105,7 @@ rules:
         (("equal: exact", "equal: exact\n    opset: 13+"), "7:12: '13+' is not a range such as '>=13'"),
         (
             ("equal: exact", "equal: exact\n    after: [NORM999]"),
-            "'after' of TEST001 names the unknown rule 'NORM999'",
+            "7:13: 'after' names the unknown rule 'NORM999'",
         ),
         (("schema: fp16fix/1", "schema: fp16fix/2"), "1:9: unknown language version 'fp16fix/2'"),
         (("rules:", "requires: onnx-fp16fix>=99.1\nrules:"), "2:11: needs onnx-fp16fix 99.1, this is"),
@@ -145,6 +146,30 @@ def test_ids_and_names_are_unique_over_all_files(tmp_path):
     with pytest.raises(RuleFileError) as caught:
         load_rules([tmp_path])
     assert [problem.code for problem in caught.value.problems] == ["RULE-DUPLICATE", "RULE-DUPLICATE"]
+
+
+def test_a_rule_with_other_mistakes_still_holds_its_id_and_its_names(tmp_path):
+    broken = GOOD.replace("equal: exact", "equal: exactly").replace("Exp(x)", "Epx(x)")
+    (tmp_path / "a.yaml").write_text(broken + "    where: [vmax(x) > 1]\n")
+    (tmp_path / "b.yaml").write_text(GOOD)
+    (tmp_path / "c.yaml").write_text(
+        GOOD.replace("TEST001", "TEST002").replace("test-rule", "c") + "    after: TEST001\n"
+    )
+    with pytest.raises(RuleFileError) as caught:
+        load_rules([tmp_path])
+    found = [(problem.code, problem.message) for problem in caught.value.problems]
+    assert [code for code, _ in found] == ["RULE-TYPE", "RULE-OP", "RULE-DUPLICATE", "RULE-DUPLICATE"]
+    assert "'TEST001' is already used in" in found[2][1]
+
+
+def test_a_pattern_that_cannot_be_read_is_one_mistake(tmp_path):
+    text = GOOD.replace("match: Exp(x)", "match: Exp(x").replace(
+        "action: {name: rescale}",
+        "vars: {x: tensor}\n    where: [vmax(x) > s]\n    replace: [{with: Exp(x)}]",
+    )
+    assert [problem.split(": ")[1] for problem in problems(text, tmp_path)] == [
+        "this cannot be read as an expression [RULE-SYNTAX]\n  hint"
+    ]
 
 
 def test_a_file_reached_twice_counts_once(tmp_path):

@@ -29,16 +29,32 @@ _from = click.option(
 @click.argument("files", nargs=-1)
 @_json
 def list_command(files: tuple[str, ...], as_json: bool) -> tuple[int, str]:
-    """List the rules of FILES (files, folders, packs; all shipped ones without)."""
-    from onnx_fp16fix.language import load_rules
+    """List the rules of FILES (files, folders, packs; all shipped ones and the installed packs without)."""
+    from onnx_fp16fix.language import installed_packs, load_rules, packs
 
     rules = sorted(load_rules(list(files) or ["pack:all"]), key=lambda rule: rule.id)
+    offered = installed_packs()
     if as_json:
-        return 0, rules_document("list", 0, rules=[_entry(rule) for rule in rules])
+        entries = [
+            {"name": pack.name, "distribution": pack.origin, "problem": pack.problem} for pack in offered
+        ]
+        named = {"packs": packs(), "installed_packs": entries}
+        return 0, rules_document("list", 0, rules=[_entry(rule) for rule in rules], **named)
     rows = [("id", "name", "equal", "family", "summary")]
-    rows += [(rule.id, rule.name, rule.equal, rule.family, rule.summary) for rule in rules]
+    rows += [(rule.id, rule.name, rule.equal, _folder(rule), rule.summary) for rule in rules]
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
-    return 0, "\n".join(_row(row, widths) for row in rows)
+    lines = [_row(row, widths) for row in rows]
+    if not files:
+        lines += ["", f"packs: {', '.join(packs())}"]
+    for pack in offered if not files else ():
+        state = f"cannot be loaded: {pack.problem}" if pack.problem else "installed, not listed above"
+        lines.append(f"pack:{pack.name} of {pack.origin}: {state}")
+    return 0, "\n".join(lines)
+
+
+def _folder(rule: Rule) -> str:
+    """The folder the rule lies in, which for shipped rules is its family."""
+    return Path(rule.place.file).parent.name or "-"
 
 
 def _row(row: tuple[str, ...], widths: list[int]) -> str:
@@ -51,6 +67,7 @@ def _entry(rule: Rule) -> dict[str, Any]:
         "name": rule.name,
         "equal": rule.equal,
         "family": rule.family,
+        "folder": _folder(rule),
         "status": rule.status,
         "summary": rule.summary,
         "targets": list(rule.targets),

@@ -1,8 +1,9 @@
 """The rule language ``fp16fix/1``: rule files, patterns, guards, templates, and one pass of rules over a model."""
 
 from onnx_fp16fix.language.apply import apply_rules
-from onnx_fp16fix.language.load import load_rules, packs, select_rules
+from onnx_fp16fix.language.load import load_rules, select_rules
 from onnx_fp16fix.language.miss import Miss
+from onnx_fp16fix.language.packs import Pack, installed_packs, packs
 from onnx_fp16fix.language.request import PlanRequest
 from onnx_fp16fix.language.rule import DEFAULT_ALLOWED, EQUAL, Rule
 from onnx_fp16fix.language.run import MatchRecord, RuleRun, RuleStats
@@ -13,12 +14,14 @@ __all__ = [
     "EQUAL",
     "MatchRecord",
     "Miss",
+    "Pack",
     "PlanRequest",
     "Rule",
     "RuleRun",
     "RuleStats",
     "Target",
     "apply_rules",
+    "installed_packs",
     "load_rules",
     "packs",
     "parse_target",

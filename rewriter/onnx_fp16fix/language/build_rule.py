@@ -63,6 +63,8 @@ class _Builder:
     def __init__(self, tree: Branch, problems: list[Problem]) -> None:
         self.tree, self.problems = tree, problems
         self.fields = Fields(tree, "a rule", KEYS, problems)
+        self.partial = False
+        """Whether a pattern could not be read, so that its names are not known."""
 
     def build(self) -> Rule | None:
         known = len(self.problems)
@@ -78,13 +80,14 @@ class _Builder:
         shared = fields.text("inner", choices=("exclusive", "shared")) == "shared"
         patterns, uses = self.patterns()
         variables = self.variables(uses)
-        names = Names(variables.values(), _inner(uses), _rests(uses))
+        names = Names(variables.values(), _inner(uses), _rests(uses), self.partial)
         where = self.guards("where", names)
         let = self.lets(names)
         self.needless()
         moved = any(use.moved for use in uses)
         variants = VariantBuilder(self.fields, names, variables, moved, self.roots(patterns)).variants()
-        self.unused(let, names)
+        if not any(problem.code == "RULE-SYNTAX" for problem in self.problems[known:]):
+            self.unused(let, names)  # what cannot be read may use them
         tol, opset, cases = self.tolerance(), self.opset(), self.cases()
         if len(self.problems) > known or not (patterns or self.for_model()):
             return None
@@ -147,13 +150,11 @@ class _Builder:
                 self.fields.report(self.tree.place, "a rule needs the key 'match'")
         else:
             self.fields.report(tree.place, "'match' must be text or 'any:' with a list", code="RULE-TYPE")
-        compiled = []
-        for source in sources:
-            suite = parse_suite(source, self.problems)
-            found = compile_pattern(suite, self.problems) if suite is not None else None
-            if found is not None:
-                compiled.append(found)
-        return tuple(pattern for pattern, _ in compiled), [uses for _, uses in compiled]
+        suites = [parse_suite(source, self.problems) for source in sources]
+        compiled = [compile_pattern(suite, self.problems) for suite in suites if suite is not None]
+        self.partial = len(compiled) < len(suites) or not suites
+        patterns = tuple(pattern for pattern, _ in compiled if pattern is not None)
+        return patterns, [uses for _, uses in compiled]
 
     def roots(self, patterns: tuple[Pattern, ...]) -> int:
         """How many results the alternatives have; all must have as many."""
@@ -174,7 +175,7 @@ class _Builder:
                 )
                 self.fields.report(value.place, f"'{value.text}' is not a kind", hint, "RULE-TYPE")
                 continue
-            if uses and key.text not in bound:
+            if uses and not self.partial and key.text not in bound:
                 message = f"'{key.text}' is not a name of the pattern"
                 self.fields.report(key.place, message, closest(key.text, bound), "RULE-NAME")
             kind = form.group(1)

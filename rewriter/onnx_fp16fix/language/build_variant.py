@@ -77,7 +77,8 @@ class VariantBuilder:
         for key, source in fields.mapping("set"):
             expr = parse_expression(source, self.problems)
             self.names.used.add(key.text)
-            if key.text not in self.variables or self.variables[key.text].kind not in ("tensor", "const"):
+            kind = self.variables[key.text].kind if key.text in self.variables else ""
+            if kind not in ("tensor", "const") and (kind or not self.names.partial):
                 hint = closest(key.text, self.variables)
                 fields.report(
                     key.place, f"'{key.text}' is not a captured tensor or constant", hint, "RULE-NAME"

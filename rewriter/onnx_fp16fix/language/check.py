@@ -28,10 +28,19 @@ ENVIRONMENT = ("opset", "target", "target_version")
 
 
 class Names:
-    """Names of one rule: ``tensors`` (with constants and inner values), and ``values`` (attributes, sizes, let)."""
+    """Names of one rule: ``tensors`` (with constants and inner values), and ``values`` (attributes, sizes, let).
 
-    def __init__(self, variables: Iterable[Variable], inner: Collection[str], rests: Collection[str]) -> None:
-        variables = list(variables)
+    ``partial``: a pattern could not be read, so a name that is not known here is no mistake of its own.
+    """
+
+    def __init__(
+        self,
+        variables: Iterable[Variable],
+        inner: Collection[str],
+        rests: Collection[str],
+        partial: bool = False,
+    ) -> None:
+        variables, self.partial = list(variables), partial
         self.constants = {v.name for v in variables if v.kind == "const"}
         self.tensors = {v.name for v in variables if v.kind in ("tensor", "const")} | set(inner)
         self.values = {v.name for v in variables if v.kind in ("attr", "axes")} | set(ENVIRONMENT)
@@ -42,6 +51,11 @@ class Names:
     def all(self) -> set[str]:
         """Every name that may be written."""
         return self.tensors | self.values | self.rests
+
+    def unknown(self, name: Name, message: str, hint: str | None, problems: list[Problem]) -> None:
+        """Report a name that is not known, where all that could be known are."""
+        if not self.partial:
+            problems.append(name.place.problem("RULE-NAME", f"'{name.id}' {message}", hint))
 
 
 def check_guard(expr: Expr, names: Names, problems: list[Problem]) -> None:
@@ -90,7 +104,7 @@ def _check_value(name: Name, names: Names, problems: list[Problem]) -> None:
         problems.append(name.place.problem("RULE-NAME", message))
         return
     hint = operations.closest(name.id, names.all())
-    problems.append(name.place.problem("RULE-NAME", f"'{name.id}' is not bound by the pattern", hint))
+    names.unknown(name, "is not bound by the pattern", hint, problems)
 
 
 def _check_call(call: Call, names: Names, problems: list[Problem]) -> None:
@@ -133,8 +147,7 @@ def _check_subject(call: Call, kind: str, argument: Expr, names: Names, problems
     names.used.add(argument.id)
     if argument.id not in names.tensors:
         hint = operations.closest(argument.id, names.tensors)
-        message = f"'{argument.id}' is not a tensor bound by the pattern"
-        problems.append(argument.place.problem("RULE-NAME", message, hint))
+        names.unknown(argument, "is not a tensor bound by the pattern", hint, problems)
     elif kind == "const" and argument.id not in names.constants:
         hint = f"declare it in vars: {argument.id}: const scalar"
         message = f"{call.function}() needs a constant, '{argument.id}' is a tensor"
@@ -164,7 +177,7 @@ def check_template(suite: Suite, names: Names, problems: list[Problem], roots: i
     if len(results) != roots:
         message = f"the pattern has {roots} roots, so the replacement needs {roots} results: (a, b)"
         problems.append(suite.result.place.problem("RULE-PATTERN", message))
-    local = Names((), (), names.rests)
+    local = Names((), (), names.rests, names.partial)
     local.constants, local.tensors = set(names.constants), set(names.tensors)
     local.values, local.used = set(names.values), names.used
     for name, expr in suite.steps:
@@ -184,7 +197,7 @@ def _template(expr: Expr, names: Names, problems: list[Problem]) -> None:
         names.used.add(expr.id)
         if expr.id not in names.tensors | names.values:
             hint = operations.closest(expr.id, names.all())
-            problems.append(expr.place.problem("RULE-NAME", f"'{expr.id}' is not bound by the pattern", hint))
+            names.unknown(expr, "is not bound by the pattern", hint, problems)
     elif isinstance(expr, Compare | Logic) or (isinstance(expr, Binary) and expr.op == "|"):
         problems.append(
             expr.place.problem("RULE-SYNTAX", "comparisons and '|' have no place in a replacement")
@@ -204,7 +217,7 @@ def _template_call(call: Call, names: Names, problems: list[Problem]) -> None:
         similar = operations.similar_ops(op)
         hint = f"did you mean '{similar}'?" if similar else operations.closest(op, [*FACTS, *MATH])
         problems.append(call.place.problem("RULE-OP", f"ONNX has no operator '{op}'", hint))
-        return
+        prefix = "unknown"
     for argument in call.args:
         _template(argument, names, problems)
     for key, value in call.keywords:
@@ -216,5 +229,5 @@ def _template_call(call: Call, names: Names, problems: list[Problem]) -> None:
         if star is not None:
             names.used.add(star.id)
             if star.id not in names.rests:
-                message = f"'{star.id}' does not stand for remaining inputs or attributes of the pattern"
-                problems.append(star.place.problem("RULE-NAME", message))
+                message = "does not stand for remaining inputs or attributes of the pattern"
+                names.unknown(star, message, None, problems)

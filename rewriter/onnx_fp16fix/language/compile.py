@@ -45,8 +45,8 @@ class Uses:
         return {**self.rests, **self.attributes, **self.inner, **self.tensors}
 
 
-def compile_pattern(suite: Suite, problems: list[Problem]) -> tuple[Pattern, Uses] | None:
-    """The pattern and the names it binds, or None with the reasons in ``problems``."""
+def compile_pattern(suite: Suite, problems: list[Problem]) -> tuple[Pattern | None, Uses]:
+    """The pattern and the names it binds; None in place of the pattern with the reasons in ``problems``."""
     return _Compiler(problems).suite(suite)
 
 
@@ -57,7 +57,7 @@ class _Compiler:
         self.named: dict[str, Inner] = {}
         self.read: set[str] = set()
 
-    def suite(self, suite: Suite) -> tuple[Pattern, Uses] | None:
+    def suite(self, suite: Suite) -> tuple[Pattern | None, Uses]:
         known = len(self.problems)
         for name, expr in suite.steps:
             if name.id in self.named or name.id in self.uses.tensors:
@@ -73,7 +73,7 @@ class _Compiler:
             if len(self.problems) == known and not isinstance(root, Operation | Combination | Either | Roots):
                 message = "a pattern must be an operation; a name alone matches everything"
                 self.report(suite.result.place, "RULE-PATTERN", message)
-        return (result, self.uses) if len(self.problems) == known else None
+        return result if len(self.problems) == known else None, self.uses
 
     def roots(self, listing: Listing) -> Pattern:
         """``(a, b)``: each root after the first must share a name with those before, or it could be anywhere."""
@@ -209,9 +209,10 @@ class _Compiler:
             self.uses.moved = True
             return Moved(self.pattern(call.args[0]))
         domain, literal, op = _resolve(call.function)
-        if domain == "" and not self.check_op(call, op):
+        known = domain != "" or self.check_op(call, op)
+        args = tuple(self.pattern(argument) for argument in call.args)  # for its names, if nothing else
+        if not known:
             return Wild()
-        args = tuple(self.pattern(argument) for argument in call.args)
         if op in _EXTREMA and not literal and len(args) > 1 and not domain and not call.keywords:
             return self.extremum(op, call, args)
         for _, value in call.keywords:

@@ -6,24 +6,24 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from onnx_fp16fix import __version__, shipped
+from onnx_fp16fix import __version__
 from onnx_fp16fix.errors import Problem, RuleFileError
 from onnx_fp16fix.language.build_rule import build_rule
 from onnx_fp16fix.language.fields import Fields
 from onnx_fp16fix.language.operations import closest
 from onnx_fp16fix.language.rule import Rule
-from onnx_fp16fix.language.yaml_source import MAX_BYTES, Branch, Scalar, read_yaml
+from onnx_fp16fix.language.sources import Sources
+from onnx_fp16fix.language.yaml_source import Branch, Items, Place, Scalar, Tree, read_yaml
 
-__all__ = ["LANGUAGE", "load_rules", "packs", "select_rules"]
+__all__ = ["LANGUAGE", "load_rules", "select_rules"]
 
 LANGUAGE = "fp16fix/1"
 """Language version a file must name in its first key."""
-_SUFFIXES = (".yaml", ".yml")
-_MAX_FILES = 2000
 
 
 def load_rules(sources: Sequence[str | Path]) -> tuple[Rule, ...]:
-    """Rules of files, folders (searched below), and packs (``pack:norm`` is a shipped family, ``pack:all`` all).
+    """Rules of files, folders (searched below), and packs (``pack:norm`` is a shipped family, ``pack:all`` all of them,
+    any other name that of an installed pack).
 
     A text may hold several sources with commas between. A rule reached twice counts once. Raises RuleFileError with
     all problems of all files.
@@ -33,8 +33,8 @@ def load_rules(sources: Sequence[str | Path]) -> tuple[Rule, ...]:
     for source in sources:
         parts = source.split(",") if isinstance(source, str) and not Path(source).exists() else [str(source)]
         for part in filter(None, (part.strip() for part in parts)):
-            loader.source(part, Path.cwd(), None)
-    _check_together(loader.rules, problems)
+            loader.sources.named(part)
+    loader.check_after()
     if problems:
         raise RuleFileError(problems)
     return tuple(loader.rules)
@@ -61,65 +61,13 @@ def select_rules(rules: Iterable[Rule], select: Sequence[str]) -> tuple[Rule, ..
     return tuple(rule for rule in rules if rule.id in chosen)
 
 
-def packs() -> list[str]:
-    """Names of the shipped packs."""
-    return ["all", *sorted(folder.name for folder in shipped.rules_dir().iterdir() if folder.is_dir())]
-
-
 class _Loader:
     def __init__(self, problems: list[Problem]) -> None:
         self.problems = problems
         self.rules: list[Rule] = []
-        self.seen: set[Path] = set()
-
-    def source(self, text: str, base: Path, asked: Problem | None) -> None:
-        """One file, folder or pack; ``asked`` has the place of the ``use`` that named it."""
-        if text.startswith("pack:"):
-            self._pack(text.removeprefix("pack:"), asked)
-            return
-        path = (base / text).resolve()
-        if path.is_dir():
-            files = sorted(file for file in path.rglob("*") if file.suffix in _SUFFIXES)
-            if not files:
-                self._report(asked, f"the folder '{text}' holds no rule files (*.yaml)", None)
-            for file in files[:_MAX_FILES]:
-                self._file(file, str(Path(text) / file.relative_to(path)))
-        elif any(symbol in text for symbol in "*?["):
-            files = sorted(base.glob(text)) if not Path(text).is_absolute() else []
-            if not files:
-                self._report(asked, f"'{text}' fits no file", None)
-            for file in files[:_MAX_FILES]:
-                self._file(file.resolve(), str(file))
-        else:
-            self._file(path, text, asked)
-
-    def _pack(self, name: str, asked: Problem | None) -> None:
-        known = packs()
-        if name not in known:
-            hint = closest(name, known) or "packs: " + ", ".join(known)
-            self._report(asked, f"there is no rule pack '{name}'", hint)
-            return
-        root = shipped.rules_dir()
-        for file in sorted((root if name == "all" else root / name).rglob("*.yaml")):
-            self._file(file, f"rules/{file.relative_to(root).as_posix()}")
-
-    def _file(self, path: Path, shown: str, asked: Problem | None = None) -> None:
-        if path in self.seen:
-            return
-        self.seen.add(path)
-        try:
-            if path.stat().st_size > MAX_BYTES:
-                message = f"the file has more than {MAX_BYTES} bytes"
-                self.problems.append(Problem("RULE-LIMIT", message, file=shown))
-                return
-            text = path.read_bytes().decode("utf-8")
-        except UnicodeDecodeError:
-            self.problems.append(Problem("RULE-READ", "the file is not UTF-8 text", file=shown))
-        except OSError as error:
-            reason = (error.strerror or "it cannot be read").lower()
-            self._report(asked, f"rule file '{shown}': {reason}", "a file, a folder or pack:NAME is expected")
-        else:
-            self._document(text, shown, path)
+        self.sources = Sources(problems, self._document)
+        self.claimed: dict[str, Place] = {}
+        self.after: list[Scalar] = []
 
     def _document(self, text: str, shown: str, path: Path) -> None:
         tree = read_yaml(text, shown, self.problems)
@@ -140,21 +88,34 @@ class _Loader:
         if fields.tree("rules") is None and fields.tree("use") is None:
             fields.report(tree.place, "a rule file needs the key 'rules' or 'use'")
         for item in fields.scalars("use"):
-            self.source(item.text, path.parent, _at(item))
+            self.sources.used(item.text, path, item.place)
         for entry in fields.items("rules"):
+            self._claim(entry)
             rule = build_rule(entry, self.problems)
             if rule is not None:
                 self.rules.append(rule)
 
-    def _report(self, asked: Problem | None, message: str, hint: str | None) -> None:
-        place = asked or Problem("", "")
-        self.problems.append(
-            Problem("RULE-READ", message, file=place.file, line=place.line, column=place.column, hint=hint)
-        )
+    def check_after(self) -> None:
+        """``after`` names rules that are there (or shipped); one that has problems of its own is there too."""
+        for wanted in self.after:
+            if wanted.text not in self.claimed and wanted.text not in _shipped_ids():
+                message = f"'after' names the unknown rule '{wanted.text}'"
+                hint = closest(wanted.text, self.claimed)
+                self.problems.append(wanted.place.problem("RULE-UNKNOWN", message, hint))
 
-
-def _at(item: Scalar) -> Problem:
-    return item.place.problem("RULE-READ", "")
+    def _claim(self, entry: Tree) -> None:
+        """Ids and names are unique over all files, whatever else is wrong with a rule."""
+        after = entry.get("after") if isinstance(entry, Branch) else None
+        named = after.values if isinstance(after, Items) else (after,)
+        self.after += [value for value in named if isinstance(value, Scalar)]
+        for key in ("id", "name"):
+            value = entry.get(key) if isinstance(entry, Branch) else None
+            if not isinstance(value, Scalar):
+                continue
+            first = self.claimed.setdefault(value.text, entry.place)
+            if first is not entry.place:
+                message = f"'{value.text}' is already used in {first.file}:{first.line}"
+                self.problems.append(entry.place.problem("RULE-DUPLICATE", message))
 
 
 def _check_version(fields: Fields) -> None:
@@ -175,25 +136,7 @@ def _numbers(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in re.findall(r"\d{1,9}", version))
 
 
-def _check_together(rules: list[Rule], problems: list[Problem]) -> None:
-    """Ids and names are unique, and ``after`` names rules that are there (or shipped)."""
-    first: dict[str, Rule] = {}
-    for rule in rules:
-        for key in (rule.id, rule.name):
-            if key in first:
-                other = first[key].place
-                message = f"'{key}' is already used in {other.file}:{other.line}"
-                problems.append(rule.place.problem("RULE-DUPLICATE", message))
-            first.setdefault(key, rule)
-    known = {rule.id for rule in rules}
-    for rule in rules:
-        for wanted in rule.after:
-            if wanted not in known and wanted not in _shipped_ids():
-                message = f"'after' of {rule.id} names the unknown rule '{wanted}'"
-                problems.append(rule.place.problem("RULE-UNKNOWN", message, closest(wanted, known)))
-
-
 def _shipped_ids() -> set[str]:
     loader = _Loader([])
-    loader.source("pack:all", Path.cwd(), None)
+    loader.sources.named("pack:all")
     return {rule.id for rule in loader.rules}
