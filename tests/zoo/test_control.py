@@ -9,6 +9,7 @@ import warnings
 import numpy as np
 import onnx
 import pytest
+import yaml
 from onnx import TensorProto
 
 import onnx_fp16fix
@@ -18,6 +19,7 @@ from onnx_fp16fix.model.model import Model
 from onnx_fp16fix.simulate import compare_simulated
 
 torch = pytest.importorskip("torch")
+onnxscript = pytest.importorskip("onnxscript")
 
 from zoo.control import CASES, ControlCase  # noqa: E402  needs torch
 
@@ -80,3 +82,78 @@ def test_is_right_in_fp16_inside_and_outside(case: ControlCase) -> None:
     assert outcome.plan is not None
     assert outcome.plan.fp32_nodes == []
     assert types_inside(outcome.model) == {TensorProto.FLOAT16}
+
+
+FUNCTIONS = """<ir_version: 8, opset_import: ["" : 17, "own" : 1]>
+main (float[4,16] x, int64 n, bool c) => (float[4,16] y, float[4,16] z)
+<float thousands = {3000.0}, float thousandths = {0.0003}> {
+    big = Mul(x, thousands)
+    a = own.norm(big)
+    small = Mul(x, thousandths)
+    b = own.norm(small)
+    y = Add(a, b)
+    z = Loop (n, c, big) <body = turn (int64 i, bool go, float[4,16] p) => (bool again, float[4,16] q) {
+        again = Identity(go)  h = own.norm(p)  k = Mul(h, thousands)  q = Add(p, k) }>
+}
+<domain: "own", opset_import: ["" : 17]> norm (v) => (r) {
+    s = Mul(v, v)  m = ReduceMean<axes = [-1]>(s)  d = Sqrt(m)  r = Div(v, d)
+}"""
+
+
+def test_callers_of_one_function_get_plans_of_their_own() -> None:
+    """The same norm of thousands and of thousandths, and in a loop."""
+    proto = onnx.parser.parse_model(FUNCTIONS)
+    rng = np.random.default_rng(1)
+    x = rng.standard_normal((4, 16)).astype(np.float32)
+    feed = {"x": x, "n": np.array(3), "c": np.array(True)}
+    naive = compare_simulated(proto, proto, open_data(feed, proto), assume_fp16=True, tensors="outputs")
+    assert not naive.output_rel_l2 <= TOLERANCE
+    outcome = onnx_fp16fix.fix(proto, feed, tensorrt="off", tolerance=TOLERANCE)
+    check(outcome)
+    assert outcome.plan is not None
+    assert outcome.plan.fp32_nodes == []
+    lock = yaml.safe_load(outcome.lock())["plan"]
+    squares = sorted(exponent for name, exponent in lock["exponents"].items() if name.startswith("s"))
+    assert squares[0] < 0 < squares[-1]
+    assert any(
+        name.startswith("s") and exponent > 0 for name, exponent in lock["bodies"][0]["exponents"].items()
+    )
+
+
+opset = onnxscript.opset18
+own = onnxscript.values.Opset("own", 1)
+
+
+@onnxscript.script(own, default_opset=opset)
+def energy(v):  # type: ignore[no-untyped-def]
+    """Root mean square over the last axis."""
+    return opset.Sqrt(opset.ReduceMean(v * v, opset.Constant(value_ints=[-1])))
+
+
+@onnxscript.script(own, default_opset=opset)
+def level(v, loud):  # type: ignore[no-untyped-def]
+    """A function with an If of its own."""
+    if loud:
+        r = opset.Sqrt(opset.ReduceSum(v * v, opset.Constant(value_ints=[-1])))
+    else:
+        r = opset.ReduceMax(opset.Abs(v), opset.Constant(value_ints=[-1]))
+    return r
+
+
+@onnxscript.script(default_opset=opset)
+def script(x: onnxscript.FLOAT[4, 16], loud: onnxscript.BOOL) -> onnxscript.FLOAT[4, 1]:
+    """Calls it with two scales."""
+    return level(x * 2000.0, loud) * 0.001 + energy(x * 0.0003) * 1000.0
+
+
+def test_functions_and_branches_of_onnxscript() -> None:
+    proto = script.to_model_proto()
+    assert len(proto.functions) == 2
+    x = np.random.default_rng(2).standard_normal((4, 16)).astype(np.float32)
+    feeds = [{"x": x, "loud": np.array(flag)} for flag in (True, False)]
+    naive = compare_simulated(proto, proto, open_data(feeds, proto), assume_fp16=True, tensors="outputs")
+    assert not naive.output_rel_l2 <= TOLERANCE
+    outcome = onnx_fp16fix.fix(proto, feeds, tensorrt="off", tolerance=TOLERANCE)
+    check(outcome)
+    assert outcome.plan is not None
+    assert outcome.plan.fp32_nodes == []
