@@ -29,8 +29,12 @@ def conclude(
     verify: bool,
     tensorrt: TensorRTMode,
     report: SimulationReport | None = None,
+    broken: Sequence[str] = (),
 ) -> Outcome:
-    """Verify the result, unless told not to; the outcome is rejected, has findings left, or is in order."""
+    """Verify the result, unless told not to; the outcome is rejected, has findings left, or is in order.
+
+    ``broken``: what is known to be wrong with it already; none of it passes.
+    """
     findings = run.document.findings
     findings += [*decision_findings(state.view, state.plan, state.half_type), *emitted.findings]
     if emitted.half is not None and (late := late_forms(state.scope, state.half_type)):
@@ -52,6 +56,9 @@ def conclude(
             progress=run.progress,
         )
         run.document.verification = verified.entry
+        if broken:
+            verified.entry.failures += broken
+            verified.entry.passed = False
         if not verified.entry.passed and not state.obeyed:
             return run.finish("rejected", emitted.result)
         findings += [_failed(text, state.half_type) for text in verified.entry.failures]

@@ -16,6 +16,7 @@ from onnx_fp16fix.pipeline.accuracy import admit_floor, aimed_error, mend_accura
 from onnx_fp16fix.pipeline.arguments import check_arguments
 from onnx_fp16fix.pipeline.channels import equalize_channels
 from onnx_fp16fix.pipeline.conclude import TensorRTMode, conclude
+from onnx_fp16fix.pipeline.exact import broken_promises
 from onnx_fp16fix.pipeline.findings import nan_findings, plan_findings
 from onnx_fp16fix.pipeline.improve import improve, rescue
 from onnx_fp16fix.pipeline.lock import Step, find_lock
@@ -244,4 +245,5 @@ def apply(
     emitted = emit(run, state, precision, io)
     # rules that call themselves exact are held to it
     limits = Tolerances(usual_tolerance(half) if tolerance is None else tolerance, stage.tolerance)
-    return conclude(run, state, emitted, limits, verify, tensorrt)
+    broken = broken_promises(run, stage) if verify else []
+    return conclude(run, state, emitted, limits, verify, tensorrt, broken=broken)

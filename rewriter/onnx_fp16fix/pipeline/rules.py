@@ -27,7 +27,7 @@ from onnx_fp16fix.language import (
 )
 from onnx_fp16fix.model import Model, Patch, ScopePath, apply_patches
 
-__all__ = ["RuleStage", "load_all", "requests_to_plan"]
+__all__ = ["Round", "RuleStage", "load_all", "requests_to_plan"]
 
 
 def load_all(sources: str | Path | Sequence[str | Path] | None) -> tuple[Rule, ...]:
@@ -49,6 +49,15 @@ def requests_to_plan(
     return fp32, frozenset(name for request in requests for name in request.rescale_tensors)
 
 
+@dataclass(frozen=True)
+class Round:
+    """One run whose rewrites count: the model as it was, its ranges, and the exact rules that rewrote something."""
+
+    view: GraphView
+    ranges: RangeTable
+    exact: frozenset[str]
+
+
 @dataclass
 class RuleStage:
     """Runs of the same rules over a model that changes in between.
@@ -66,6 +75,9 @@ class RuleStage:
     requests: tuple[PlanRequest, ...] = ()
     tolerance: float = 0.0
     """Largest FP32 deviation that the rules kept so far declare."""
+    rounds: list[Round] = field(default_factory=list)
+    """The runs kept so far."""
+    _seen: tuple[GraphView, RangeTable] | None = None
     _last: RuleRun = field(default_factory=RuleRun)
     _kept: list[MatchRecord] = field(default_factory=list)
     _stats: dict[str, RuleEntry] = field(default_factory=dict)
@@ -80,6 +92,7 @@ class RuleStage:
     ) -> Model | None:
         """The rewritten model, None if no rule rewrites anything; ``for_targets``: of the rules that name targets."""
         rules = [rule for rule in self.rules if rule.targets or not for_targets]
+        self._seen = view, ranges
         self._last = apply_rules(
             view,
             rules,
@@ -132,6 +145,12 @@ class RuleStage:
                 self._kept.append(record)
                 self._stats[record.rule].applied += 1
                 self.tolerance = max(self.tolerance, _tolerance(record))
+        rewrites = [
+            record for record in self._last.records if record.removed or record.added or record.changed
+        ]
+        exact = frozenset(record.rule for record in rewrites if record.equal == "exact")
+        if exact and self._seen is not None:
+            self.rounds.append(Round(*self._seen, exact))
 
     def discard(self) -> None:
         """Forget what the last run would have rewritten and asked for."""

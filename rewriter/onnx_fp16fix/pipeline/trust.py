@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from onnx_fp16fix.errors import Problem, RuleFileError
-from onnx_fp16fix.language import Rule, load_rules
+from onnx_fp16fix.language import Rule, load_rules, packs
 from onnx_fp16fix.pipeline.prepare import Run
 from onnx_fp16fix.proof import prove
 
@@ -19,7 +19,8 @@ def refuse_unproven(run: Run, rules: Sequence[Rule], sources: str | Path | Seque
     Raises RuleFileError (RULE-PROOF) with all that fails. A rule without cases cannot be proven: the user is warned.
     """
     named = [sources] if isinstance(sources, (str, Path)) else list(sources)
-    if all(part.strip().startswith("pack:") for source in named for part in str(source).split(",")):
+    parts = [part.strip() for source in named for part in str(source).split(",")]
+    if all(part.startswith("pack:") and part.removeprefix("pack:") in packs() for part in parts):
         return
     shipped = {rule.id: rule for rule in load_rules(["pack:all"])}
     own = [rule for rule in rules if shipped.get(rule.id) != rule]
