@@ -152,13 +152,16 @@ MODELS: dict[str, Callable[[], onnx.ModelProto]] = {
 }
 
 
-def peak_mib() -> float:
-    """Peak memory of this process alone: ``ru_maxrss`` would start at what the parent held when it forked."""
+def memory_mib(entry: str) -> float:
+    """MiB of this process: ``VmRSS`` now, ``VmHWM`` at its peak.
+
+    ``ru_maxrss``, the peak where there is no /proc, starts at what the parent held when it forked.
+    """
     try:
         lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
     except OSError:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
+    return next(int(line.split()[1]) for line in lines if line.startswith(entry)) / 1024
 
 
 def measure(name: str, side: str) -> tuple[float, float]:
@@ -174,7 +177,7 @@ def measure(name: str, side: str) -> tuple[float, float]:
             session.run(feed)
     elif side != "made":
         compare_simulated(model, model, data, assume_fp16=True, tensors=side)
-    return time.process_time() - started, peak_mib()
+    return time.process_time() - started, memory_mib("VmHWM")
 
 
 def row(name: str) -> str:

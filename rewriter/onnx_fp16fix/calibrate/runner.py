@@ -57,6 +57,8 @@ class Setting:
 
 _SMALL = 1024
 """Elements of a weight whose copies do not count."""
+_BLOCKED = 1 << 21
+"""Weights (elements) of a part that may be copied."""
 
 # Reading nothing but their first input, moving every element of it to exactly one place.
 _SAME_ELEMENTS = frozenset({"Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Identity"})
@@ -179,10 +181,12 @@ class Runner:
         # A weight of an outer graph arrives as a value; sequences cannot be given, and are never read across parts.
         given = {name: held[name].element_type() for name in read & held.keys() if held[name].is_tensor()}
         # Weights mapped from a file need no room beside the copies that kernels lay out for themselves; others do.
-        weights = (tensor for tensor in part.graph.initializer if math.prod(tensor.dims) > _SMALL)
+        weights = [tensor for tensor in part.graph.initializer if math.prod(tensor.dims) > _SMALL]
         mapped = all(map(is_external, weights))
-        # Blocked layouts make convolutions a third faster. Nothing is fused: every tensor is fetched.
-        blocked = mapped and any(node.op_type == "Conv" for node in part.graph.node)
+        # Blocked layouts make convolutions a third faster, for two more copies of their weights. Nothing is fused:
+        # every tensor is fetched.
+        light = sum(math.prod(tensor.dims) for tensor in weights) <= _BLOCKED
+        blocked = mapped and light and any(node.op_type == "Conv" for node in part.graph.node)
         return open_session(
             part, self._setting.base_dir, outputs=step.fetched, given=given, optimize=blocked, arena=False,
             prepack=mapped,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from onnx_fp16fix.calibrate import Dataset, RangeTable, Source, TensorRange
 from onnx_fp16fix.calibrate.bounds import complete, known_bounds
@@ -12,10 +13,11 @@ from onnx_fp16fix.model import load_model
 from onnx_fp16fix.outcome import Outcome
 from onnx_fp16fix.pipeline.arguments import check_arguments
 from onnx_fp16fix.pipeline.prepare import ModelSource, Run
-from onnx_fp16fix.pipeline.repair import TensorRTMode
 from onnx_fp16fix.progress import Progress, Silent
 from onnx_fp16fix.simulate import Half, Mode
-from onnx_fp16fix.verify import Tolerances, verify_models
+
+if TYPE_CHECKING:
+    from onnx_fp16fix.pipeline.repair import TensorRTMode
 
 __all__ = ["calibrate", "verify"]
 
@@ -41,6 +43,8 @@ def verify(
     ``kernels``: what GPU kernels are taken to keep in FP16 inside (default, cuda, pessimistic). ``as_type``: take an
     FP32 ``after`` as FP16 or BF16 throughout and judge it as such; without it, it is simulated in FP16 unjudged.
     """
+    from onnx_fp16fix.verify import Tolerances, verify_models
+
     check_arguments(
         tensorrt=tensorrt, tolerance=tolerance, samples=samples, kernels=kernels, as_type=as_type or "fp16"
     )
