@@ -176,3 +176,107 @@ def test_facts_hold_in_bodies_too():
                     else_branch = e () => (float[3000] b) { b = Neg(x) }> }""")
     session = open_session(rounded_graph(proto, assume_fp16=True, mode="cuda"))
     assert session.run({"c": np.array(True), "x": np.ones(3000, np.float32)})["y"][-1] == 2048
+
+
+def rounded_sum(parts):
+    total = np.zeros((), np.float32)
+    for part in parts:
+        total = half(total + part)
+    return total
+
+
+def conv(text, weights, **options):
+    """``y = {text}(x, w, b)`` in plain FP32; ``b`` may be left out."""
+    names = [f"float[{','.join(map(str, value.shape))}] {name}" for name, value in weights.items()]
+    return model(f"g ({', '.join(names)}) => (float[] y) {{ y = {text}({', '.join(weights)}) }}", **options)
+
+
+def exact(proto, **feeds):
+    return open_session(proto).run({name: np.asarray(value, np.float32) for name, value in feeds.items()})[
+        "y"
+    ]
+
+
+CONVS = [
+    ("Conv", (2, 5, 6, 6), (3, 5, 2, 2), 4, 1),
+    (
+        "Conv<strides: ints = [2, 1], pads: ints = [1, 1, 0, 2], dilations: ints = [1, 2]>",
+        (2, 3, 7, 8),
+        (4, 3, 3, 3),
+        1,
+        1,
+    ),
+    ("Conv<group: int = 2>", (2, 20, 9), (6, 10, 3), 5, 2),
+    ("Conv", (1, 2, 60), (3, 2, 40), 1, 1),
+    (
+        "ConvTranspose<strides: ints = [2, 2], output_padding: ints = [1, 0]>",
+        (2, 12, 3, 4),
+        (12, 5, 2, 2),
+        4,
+        1,
+    ),
+    ("ConvTranspose<group: int = 2, pads: ints = [1, 1]>", (2, 20, 9), (20, 3, 3), 5, 2),
+]
+
+
+@pytest.mark.parametrize(("text", "x_shape", "w_shape", "together", "groups"), CONVS)
+def test_convolutions_accumulate_in_blocks(text, x_shape, w_shape, together, groups):
+    x, w = integers(*x_shape), integers(*w_shape)
+    bias = integers(w_shape[1] * groups if text.startswith("ConvTranspose") else w_shape[0])
+    proto = conv(text, {"x": x, "w": w, "b": bias})
+    plain = conv(text, {"x": x, "w": w})
+    proto.graph.output[0].type.tensor_type.ClearField("shape")
+    plain.graph.output[0].type.tensor_type.ClearField("shape")
+    places = int(np.prod(w_shape[2:]))
+    parts = []
+    # channels of all groups are one after the other: what does not belong to the block is zero
+    channel = np.arange(x_shape[1]) % (x_shape[1] // groups)
+    for first in range(0, x_shape[1] // groups, together):
+        for start in range(0, places, 16):
+            mask = (np.arange(places) // 16 == start // 16).reshape(w_shape[2:])
+            here = ((channel >= first) & (channel < first + together)).reshape(-1, *[1] * (x.ndim - 2))
+            parts.append(exact(plain, x=x * here, w=w * mask))
+    expected = half(rounded_sum(parts) + bias.reshape(-1, *[1] * (x.ndim - 2)))
+    np.testing.assert_array_equal(run(proto, "pessimistic", x=x, w=w, b=bias), expected)
+    np.testing.assert_array_equal(run(proto, "cuda", x=x, w=w, b=bias), half(exact(proto, x=x, w=w, b=bias)))
+    assert (run(proto, "pessimistic", x=x, w=w, b=bias) != half(exact(proto, x=x, w=w, b=bias))).any()
+
+
+def test_partial_sums_of_a_convolution_may_overflow():
+    proto = model("g (float[1,32,4] x, float[1,32,1] w) => (float[1,1,4] y) { y = Conv(x, w) }")
+    x = np.repeat([60000.0, -60000.0], 16).reshape(1, 32, 1) * np.ones(4)
+    assert (run(proto, "cuda", x=x, w=np.ones((1, 32, 1))) == 0).all()
+    assert not np.isfinite(run(proto, "pessimistic", x=x, w=np.ones((1, 32, 1)))).any()
+
+
+EINSUMS = [  # with the axes of the first operand that are summed over, the one cut into sixteens first
+    ("bik,bkj->bij", (2, 3, 40), (2, 40, 4), (2,)),
+    ("ik,kj", (3, 40), (40, 4), (1,)),
+    ("...ck, kj -> ...cj", (2, 3, 40), (40, 4), (2,)),
+    ("bhk,bkh->b", (2, 3, 20), (2, 20, 3), (2, 1)),
+    ("k...,k->...", (40, 3), (40,), (0,)),
+]
+
+
+@pytest.mark.parametrize(("equation", "a_shape", "b_shape", "axes"), EINSUMS)
+def test_einsum_accumulates_in_blocks(equation, a_shape, b_shape, axes):
+    a, b = integers(*a_shape), integers(*b_shape)
+    proto = conv(f'Einsum<equation: string = "{equation}">', {"a": a, "b": b})
+    proto.graph.output[0].type.tensor_type.ClearField("shape")
+    blocks = np.zeros(a_shape, int)
+    for axis, size in zip(axes, (16, 1), strict=False):
+        places = np.arange(a_shape[axis]) // size
+        blocks = blocks * (places[-1] + 1) + places.reshape(-1, *[1] * (a.ndim - 1 - axis))
+    text = equation.replace(" ", "")
+    parts = [np.einsum(text, a * (blocks == block), b) for block in range(blocks.max() + 1)]
+    assert len(parts) > 1
+    np.testing.assert_array_equal(run(proto, "pessimistic", a=a, b=b), rounded_sum(parts))
+    np.testing.assert_array_equal(run(proto, "cuda", a=a, b=b), half(np.einsum(text, a, b)))
+
+
+@pytest.mark.parametrize("equation", ["ij,ij->ij", "ii,ij->j"])
+def test_einsum_without_a_sum_or_along_a_diagonal_is_rounded_at_its_end(equation):
+    a, b = integers(4, 4), integers(4, 4)
+    proto = conv(f'Einsum<equation: string = "{equation}">', {"a": a, "b": b})
+    proto.graph.output[0].type.tensor_type.ClearField("shape")
+    np.testing.assert_array_equal(run(proto, "pessimistic", a=a, b=b), half(np.einsum(equation, a, b)))

@@ -148,7 +148,7 @@ kernels = click.option(
     default="default",
     show_default=True,
     help="What simulation takes GPU kernels to keep in FP16 inside: what all do, what ONNX Runtime's CUDA kernels were "
-    "seen to do, or the worst (sums of matrix products too).",
+    "seen to do, or the worst (sums of products and convolutions too).",
 )
 rules = click.option(
     "--rules", metavar="RULES", help="Rules to use instead of all shipped ones; commas separate."

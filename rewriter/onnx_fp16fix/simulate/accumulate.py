@@ -15,9 +15,9 @@ from onnx import TensorProto, helper
 
 from onnx_fp16fix.simulate.build import Builder, Known
 
-__all__ = ["halved_gemm", "halved_matmul", "halved_sum", "running_sum"]
+__all__ = ["BLOCK", "adding_loop", "halved_gemm", "halved_matmul", "halved_sum", "running_sum"]
 
-_BLOCK = 16
+BLOCK = 16
 """Products that a tensor core adds exactly before it rounds to its accumulator."""
 
 
@@ -87,11 +87,7 @@ def _total(build: Builder, data: str, axis: int) -> str:
     the rank of ``data``."""
     size = build.add("Gather", build.add("Shape", data), build.constant(axis, np.int64))
     start = build.add("ConstantOfShape", build.add("Shape", build.sum(data, [axis], keepdims=False)))
-    body, inner = _body(build)
-    index, going, state = (build.fresh(f"fp16fix.{name}") for name in ("index", "going", "state"))
-    following = inner.rounded(inner.add("Add", state, inner.add("Gather", data, index, axis=axis)))
-    _close_loop(body, inner, index, going, state, following)
-    return build.add("Loop", size, "", start, body=body)
+    return adding_loop(build, size, start, lambda inner, index: inner.add("Gather", data, index, axis=axis))
 
 
 def _scan(build: Builder, data: str, axis: int, *, reverse: int = 0, exclusive: int = 0) -> str:
@@ -127,32 +123,37 @@ def _unless_empty(build: Builder, node: onnx.NodeProto, write: Callable[[Builder
 
 def _blocks(build: Builder, a: str, b: str, axis: int) -> str:
     """``a @ b``, summed block by block along the last axis of ``a`` and ``axis`` of ``b``."""
-    one, block = build.constant([1], np.int64), build.constant([_BLOCK], np.int64)
+    one, block = build.constant([1], np.int64), build.constant([BLOCK], np.int64)
     inner_size = build.add("Gather", build.add("Shape", a), build.constant([-1], np.int64))
     rounded_up = build.add("Sub", build.add("Add", inner_size, block), one)
     rounds = build.add("Squeeze", build.add("Div", rounded_up, block))
     start = build.add("ConstantOfShape", build.add("Shape", build.add("MatMul", a, b)))
+
+    def summand(inner: Builder, index: str) -> str:
+        first = inner.add("Mul", inner.add("Reshape", index, one), block)
+        last = inner.add("Add", first, block)
+        left = inner.add("Slice", a, first, last, build.constant([-1], np.int64))
+        right = inner.add("Slice", b, first, last, build.constant([axis], np.int64))
+        return inner.add("MatMul", left, right)
+
+    return adding_loop(build, rounds, start, summand)
+
+
+def adding_loop(build: Builder, rounds: str, start: str, summand: Callable[[Builder, str], str]) -> str:
+    """``start`` and what ``summand`` gives for the number of each round, rounded after each addition.
+
+    ``rounds`` is a scalar; ``summand`` writes into the body and gets the name of the number there.
+    """
     body, inner = _body(build)
     index, going, state = (build.fresh(f"fp16fix.{name}") for name in ("index", "going", "state"))
-    first = inner.add("Mul", inner.add("Reshape", index, one), block)
-    last = inner.add("Add", first, block)
-    left = inner.add("Slice", a, first, last, build.constant([-1], np.int64))
-    right = inner.add("Slice", b, first, last, build.constant([axis], np.int64))
-    following = inner.rounded(inner.add("Add", state, inner.add("MatMul", left, right)))
-    _close_loop(body, inner, index, going, state, following)
-    return build.add("Loop", rounds, "", start, body=body)
-
-
-def _close_loop(
-    body: onnx.GraphProto, inner: Builder, index: str, going: str, state: str, following: str
-) -> None:
-    """Inputs and outputs of a Loop body that carries one float state."""
+    following = inner.rounded(inner.add("Add", state, summand(inner, index)))
     again = inner.add("Identity", going)
     body.input.append(helper.make_tensor_value_info(index, TensorProto.INT64, []))
     body.input.append(helper.make_tensor_value_info(going, TensorProto.BOOL, []))
     body.output.append(helper.make_tensor_value_info(again, TensorProto.BOOL, []))
     body.input.extend(_values(state))
     body.output.extend(_values(following))
+    return build.add("Loop", rounds, "", start, body=body)
 
 
 def _body(build: Builder) -> tuple[onnx.GraphProto, Builder]:

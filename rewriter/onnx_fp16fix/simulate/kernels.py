@@ -22,6 +22,7 @@ import onnx
 from onnx_fp16fix.simulate.accumulate import halved_gemm, halved_matmul, halved_sum, running_sum
 from onnx_fp16fix.simulate.build import Builder, Known
 from onnx_fp16fix.simulate.inner import blind_gelu, halved_mean, halved_variance
+from onnx_fp16fix.simulate.products import halved_conv, halved_deconv, halved_einsum
 
 __all__ = ["KERNELS", "MODES", "Kernel", "Mode", "Write", "kernels_of"]
 
@@ -66,6 +67,9 @@ KERNELS: tuple[Kernel, ...] = (
     Kernel("ReduceSum", "worst", "the running sum", "", _UNMEASURED, halved_sum),
     Kernel("MatMul", "worst", "the accumulator, block by block", "", _UNMEASURED, halved_matmul),
     Kernel("Gemm", "worst", "the accumulator, block by block", "", _UNMEASURED, halved_gemm),
+    Kernel("Conv", "worst", "the accumulator, block by block", "", _UNMEASURED, halved_conv),
+    Kernel("ConvTranspose", "worst", "the accumulator, block by block", "", _UNMEASURED, halved_deconv),
+    Kernel("Einsum", "worst", "the accumulator, block by block", "", _UNMEASURED, halved_einsum),
 )  # fmt: skip
 
 
