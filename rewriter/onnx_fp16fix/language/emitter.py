@@ -70,7 +70,8 @@ class Emitter:
 
     def number(self, value: float | npt.NDArray[Any]) -> str:
         """Placeholder name of a constant of the emitter's type."""
-        values = np.asarray(value, np.float64).astype(helper.tensor_dtype_to_np_dtype(self.dtype))
+        with np.errstate(over="ignore"):
+            values = np.asarray(value, np.float64).astype(helper.tensor_dtype_to_np_dtype(self.dtype))
         if not self.literal and not np.array_equal(np.isfinite(values), np.isfinite(np.asarray(value))):
             raise Untranslatable(f"the constant {value} does not fit its type")
         return self.array(values)
