@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     )
     from onnx_fp16fix.outcome import Outcome
     from onnx_fp16fix.pipeline import apply, bisect, calibrate, check, fix, verify
+    from onnx_fp16fix.proof import RuleProof, prove_rules
 
 __all__ = [
     "DataError",
@@ -34,6 +35,7 @@ __all__ = [
     "Outcome",
     "Problem",
     "RuleFileError",
+    "RuleProof",
     "UsageError",
     "UserError",
     "VerificationError",
@@ -43,6 +45,7 @@ __all__ = [
     "calibrate",
     "check",
     "fix",
+    "prove_rules",
     "verify",
 ]
 
@@ -53,6 +56,8 @@ _HOME = {
     **dict.fromkeys((name for name in __all__ if name[0].isupper()), "errors"),
     **dict.fromkeys(_FUNCTIONS, "pipeline"),
     "Outcome": "outcome",
+    "RuleProof": "proof",
+    "prove_rules": "proof",
 }
 
 

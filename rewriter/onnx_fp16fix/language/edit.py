@@ -7,21 +7,22 @@ get new names, because a name's measured range belongs to its old values.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import onnx_graphsurgeon as gs
-from onnx import NodeProto, TensorProto, helper
+from onnx import TensorProto, helper
 
-from onnx_fp16fix.graph import ConstantTensor, ScopeView
-from onnx_fp16fix.language.emitter import METADATA_KEY, ConstantPool, Emitter, Untranslatable, inferred_output
+from onnx_fp16fix.graph import ScopeView
+from onnx_fp16fix.language.emitter import ConstantPool, Emitter, Untranslatable, inferred_output
 from onnx_fp16fix.language.expression import Expr
 from onnx_fp16fix.language.facts import MatchFacts
 from onnx_fp16fix.language.match import Binding, Match, Matcher
+from onnx_fp16fix.language.rewire import Rewirer
 from onnx_fp16fix.language.rule import Rule, Variant
+from onnx_fp16fix.language.sweep import sweep
 from onnx_fp16fix.language.template import Known, Ref, Template
 from onnx_fp16fix.model import Names, Patch
 
@@ -53,9 +54,7 @@ class ScopeEditor:
         is_function = bool(scope.path) and len(scope.path) == 1 and scope.path[0].startswith("function:")
         self.pool = ConstantPool(self.patch, names, is_function)
         self._candidates: set[int] = set()
-        self._read: set[str] = set()
-        self._made: set[str] = set()
-        self._clones: dict[tuple[int, tuple[str, ...]], str] = {}
+        self._rewirer = Rewirer(scope, self.patch, names)
 
     def write(self, rule: Rule, variant: Variant, match: Match, facts: MatchFacts) -> Edit:
         """Write one match. Raises Untranslatable, with nothing written, when that is not possible."""
@@ -76,60 +75,8 @@ class ScopeEditor:
 
     def finish(self) -> Patch:
         """The patch, with what nothing reads any more removed: matched nodes, and what they alone read."""
-        self._read = {name for nodes in self.patch.inserted.values() for node in nodes for name in node.input}
-        self._made = {
-            name for nodes in self.patch.inserted.values() for node in nodes for name in node.output
-        }
-        self._remove_dead(self._candidates)
-        edited = {*self.patch.removed, *self.patch.replaced}
-        sources: list[gs.Tensor] = []
-        while edited:
-            read = [
-                tensor
-                for index in edited
-                for tensor in self.scope.nodes[index].inputs
-                if not tensor.is_empty()
-            ]
-            makers = [self.scope.producer(tensor) for tensor in read]
-            edited = self._remove_dead({node.index for node in makers if node is not None})
-            sources += read
-        stored = {str(tensor.name) for tensor in sources if self._is_stored_here(tensor)}
-        self.patch.dropped_initializers |= {name for name in stored if not self._is_read(name)}
-        self._forget_types({*self.patch.removed, *self.patch.replaced})
+        sweep(self.scope, self.patch, self._candidates)
         return self.patch
-
-    def _remove_dead(self, candidates: set[int]) -> set[int]:
-        """Those of the candidates that nothing reads any more, in reverse order."""
-        gone = set()
-        for index in sorted(candidates - self.patch.removed - set(self.patch.replaced), reverse=True):
-            if not any(self._is_read(str(tensor.name)) for tensor in self.scope.nodes[index].outputs):
-                self.patch.removed.add(index)
-                gone.add(index)
-        return gone
-
-    def _forget_types(self, edited: set[int]) -> None:
-        """Declared types of values that are gone."""
-        for index in edited:
-            kept = set(self.patch.replaced[index].output) if index in self.patch.replaced else set()
-            for tensor in self.scope.nodes[index].outputs:
-                if tensor.name and tensor.name not in kept and tensor.name not in self._made:
-                    self.patch.value_info[str(tensor.name)] = None
-
-    def _is_stored_here(self, tensor: gs.Tensor) -> bool:
-        own = self.scope.tensors.get(str(tensor.name))
-        return isinstance(tensor, ConstantTensor) and own is not None and own is tensor
-
-    def _is_read(self, name: str) -> bool:
-        tensor = self.scope.tensors.get(name)
-        if tensor is None or not name:
-            return False
-        if name in self._read or self.scope.outside_uses(tensor):
-            return True
-        return any(
-            node.index not in self.patch.removed
-            and name in self.patch.replaced.get(node.index, node.proto).input
-            for node, _ in self.scope.consumers(tensor)
-        )
 
     def emitter(self, rule: Rule, match: Match) -> Emitter:
         """Where the new nodes of a match are written. Raises Untranslatable where no float type is known."""
@@ -276,7 +223,7 @@ class ScopeEditor:
         for placeholder, values in emitter.constants.items():
             final[placeholder] = self.pool.add(values, f"{emitter.base}/constant")
         emitter.flush(self.patch, self.pool, first)
-        taken, copied = self._rewire(rule, match, {slot: final[name] for slot, name in slots.items()})
+        taken, copied = self._rewirer.rewire(rule, match, {slot: final[name] for slot, name in slots.items()})
         changed = tuple(self._name(index) for index in sorted(taken | copied))
         return Edit(frozenset(taken), frozenset(copied), (), made, changed)
 
@@ -301,81 +248,6 @@ class ScopeEditor:
         if not np.array_equal(np.isfinite(result), np.isfinite(wanted)):
             raise Untranslatable(f"the new value of '{name}' does not fit its type")
         return emitter.array(np.ascontiguousarray(result).reshape(old.shape))
-
-    def _rewire(
-        self, rule: Rule, match: Match, slots: Mapping[tuple[int, int], str]
-    ) -> tuple[set[int], set[int]]:
-        """Rewrite the matched nodes that see a change; nodes others need too are left, and a copy is made."""
-        renamed: dict[str, str] = {}
-        changed = self._affected(match, slots)
-        taken = self._owned(match, changed)
-        roots = {root.index for root in match.roots}
-        for index in sorted(changed):
-            node = self.scope.nodes[index]
-            proto = NodeProto()
-            proto.CopyFrom(node.proto)
-            for slot, name in enumerate(proto.input):
-                proto.input[slot] = slots.get((index, slot), renamed.get(name, name))
-            if index in taken:
-                self.patch.replaced[index] = proto
-                if index not in roots:
-                    self._new_names(proto, renamed, rule)
-            else:
-                self._copy(index, proto, renamed, rule)
-            self._mark(proto, rule)
-        return taken, changed - taken
-
-    def _new_names(self, proto: NodeProto, renamed: dict[str, str], rule: Rule) -> None:
-        for slot, old in enumerate(proto.output):
-            if old:
-                renamed[old] = proto.output[slot] = self.names.fresh(
-                    f"{old}/fp16fix/{rule.id}/{proto.op_type}"
-                )
-
-    def _copy(self, index: int, proto: NodeProto, renamed: dict[str, str], rule: Rule) -> None:
-        """Insert a changed copy of a node; matches that change it in the same way share one copy."""
-        key, old = (index, tuple(proto.input)), proto.output[0]
-        if key in self._clones:
-            renamed[old] = self._clones[key]
-            return
-        self._new_names(proto, renamed, rule)
-        self._clones[key] = proto.name = renamed[old]
-        self.patch.insert(index + 1, proto)
-
-    def _affected(self, match: Match, slots: Mapping[tuple[int, int], str]) -> set[int]:
-        changed = {root.index for root in match.roots}
-        names: set[str] = set()
-        for index in sorted(match.nodes):
-            node = self.scope.nodes[index]
-            direct = any(used == index for used, _ in slots)
-            if direct or any(tensor.name in names for tensor in node.inputs if tensor.name):
-                changed.add(index)
-                names.update(tensor.name for tensor in node.outputs if tensor.name)
-        return changed
-
-    def _owned(self, match: Match, changed: set[int]) -> set[int]:
-        """Nodes that nothing needs as they are; what a node reads that stays for others stays as well."""
-        owned = {root.index for root in match.roots}
-        for index in sorted(changed - owned, reverse=True):
-            if self._is_inside(self.scope.nodes[index].outputs, owned):
-                owned.add(index)
-        return owned
-
-    def _is_inside(self, tensors: Iterable[Any], owned: set[int]) -> bool:
-        for tensor in tensors:
-            if tensor.is_empty():
-                continue
-            if self.scope.outside_uses(tensor):
-                return False
-            if any(node.index not in owned for node, _ in self.scope.consumers(tensor)):
-                return False
-        return True
-
-    def _mark(self, proto: NodeProto, rule: Rule) -> None:
-        if self.scope.model.proto.ir_version >= 10 and all(
-            p.key != METADATA_KEY for p in proto.metadata_props
-        ):
-            proto.metadata_props.add(key=METADATA_KEY, value=rule.id)
 
     def _name(self, index: int) -> str:
         return self.scope.nodes[index].name or f"#{index}"

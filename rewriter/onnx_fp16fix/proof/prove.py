@@ -3,35 +3,32 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from pathlib import Path
 
 import onnx
 
-from onnx_fp16fix.language import Rule
+from onnx_fp16fix.language import Rule, load_rules, select_rules
 from onnx_fp16fix.language.cases import run_case
-from onnx_fp16fix.language.expression import Binary, Call, Suite, walk
-from onnx_fp16fix.language.pattern import Operation, patterns_in
 from onnx_fp16fix.language.rule import Case
 from onnx_fp16fix.proof import structure
 from onnx_fp16fix.proof.equality import compare
-from onnx_fp16fix.proof.guards import Mutant, cases_notice, mutants, near_cases
+from onnx_fp16fix.proof.guards import cases_notice, mutants
 from onnx_fp16fix.proof.half import NEEDLESS, is_about_range, obligation
 from onnx_fp16fix.proof.inputs import Sample, draw_samples
 from onnx_fp16fix.proof.report import Failure, RuleProof, Step, Thoroughness
-from onnx_fp16fix.proof.respell import Spelling, respell
+from onnx_fp16fix.proof.respell import literal_ops, loses, respell, spread
 from onnx_fp16fix.proof.text import case_text, suite_text
 from onnx_fp16fix.proof.trial import Trial, case_model, measured, moved_ranges, shape_of, try_rule
+from onnx_fp16fix.proof.unguarded import Unguarded
 
-__all__ = ["prove", "prove_rule"]
+__all__ = ["prove", "prove_rule", "prove_rules"]
 
-_Item = TypeVar("_Item")
 _OPSETS = (11, 13, 17, 18, 20, 23)
 _IMPOSSIBLE = (ValueError, onnx.shape_inference.InferenceError)
 _FAST_SPELLINGS = 10
 _SPELLINGS = 60
-_NEAR = 60
 
 
 def prove(
@@ -47,6 +44,22 @@ def prove(
         found.append(prove_rule(rule, thoroughness, seed=seed))
         advance(found[-1])
     return tuple(found)
+
+
+def prove_rules(
+    rules: str | Path | Sequence[str | Path] = "pack:all",
+    *,
+    select: Sequence[str] = (),
+    fast: bool = False,
+    seed: int = 0,
+) -> tuple[RuleProof, ...]:
+    """What ``rules test`` does: the proof of each rule of these files, folders and packs; all shipped rules without.
+
+    ``select``: ids, prefixes of ids, names. ``fast``: fewer spellings, opsets and inputs. ``seed`` is that of the
+    inputs. Raises RuleFileError for files that cannot be loaded; a rule that fails says so in its proof.
+    """
+    loaded = load_rules([rules] if isinstance(rules, str | Path) else list(rules))
+    return prove(select_rules(loaded, select) if select else loaded, "fast" if fast else "full", seed=seed)
 
 
 def prove_rule(rule: Rule, thoroughness: Thoroughness = "full", *, seed: int = 0) -> RuleProof:
@@ -181,11 +194,11 @@ class _Prover:
 
     def _spellings(self, case: Case) -> None:
         written = {suite_text(other.suite) for other in self.rule.cases if other is not case}
-        literal = _literal_ops(self.rule)
+        literal = literal_ops(self.rule)
         most = _SPELLINGS if self.thoroughness == "full" else _FAST_SPELLINGS
         tried = 0
-        for spelling in _spread(list(respell(case.suite, lambda expr: shape_of(case, expr))), most):
-            if suite_text(spelling.suite) in written or _touches(spelling, case, literal):
+        for spelling in spread(list(respell(case.suite, lambda expr: shape_of(case, expr))), most):
+            if suite_text(spelling.suite) in written or loses(spelling, case.suite, literal):
                 continue  # the author has said what happens there
             try:
                 model = case_model(case, spelling.suite)
@@ -220,44 +233,14 @@ class _Prover:
                 self._equal(other, trial, self._few(trial), f"at opset {opset}: ")
 
     def _guards(self) -> None:
+        unguarded = Unguarded(self.rule, self.seed, self.shown and is_about_range(self.rule))
         for mutant in mutants(self.rule):
             self._count("guards")
-            if not cases_notice(self.rule, mutant) and not self._harmful(mutant):
-                shown = self._distinguishing(mutant)
+            if not cases_notice(self.rule, mutant) and not unguarded.does_harm(mutant):
+                shown = unguarded.shows(mutant)
                 self._fail(
                     "guards", f"{mutant.clause} is not tested: nothing fails without '{mutant.guard}'", shown
                 )
-
-    def _harmful(self, mutant: Mutant) -> bool:
-        """Whether the rule without the guard does wrong near one of its hits."""
-        return any(self._does_wrong(trial) for _, trial in self._differing(mutant))
-
-    def _does_wrong(self, trial: Trial) -> bool:
-        if structure.sound(trial) is not None:
-            return True
-        masks = self.rule.equal == "context"
-        samples = list(
-            draw_samples(trial.before, trial.given, trial.sessions[0], seed=self.seed, masks=masks)
-        )
-        if not samples:
-            return False
-        if trial.rewritten and compare(trial, samples) is not None:
-            return True
-        return self.shown and is_about_range(self.rule) and obligation(trial, samples) is not None
-
-    def _distinguishing(self, mutant: Mutant) -> Case | None:
-        found = next(self._differing(mutant), None)
-        return replace(found[0], hit=False) if found is not None else None
-
-    def _differing(self, mutant: Mutant) -> Iterator[tuple[Case, Trial]]:
-        """Cases near the hits that the rule leaves alone, or mends in another way, and the mutant rewrites."""
-        for case in _spread(list(near_cases(self.rule)), _NEAR):
-            try:
-                own, changed = try_rule(self.rule, case), try_rule(mutant.rule, case)
-            except _IMPOSSIBLE:
-                continue
-            if changed.applied and (not own.applied or _clauses(own) != _clauses(changed)):
-                yield case, changed
 
     def _count(self, step: Step) -> None:
         self.proof.checks[step] = self.proof.checks.get(step, 0) + 1
@@ -271,43 +254,5 @@ class _Prover:
         self.proof.failures.append(Failure(self.rule.id, step, message, text, place or self.proof.place))
 
 
-def _clauses(trial: Trial) -> list[str]:
-    return [record.clause for record in trial.run.records if record.status == "applied"]
-
-
 def _lacks_ranges(trial: Trial) -> bool:
     return any(record.missing or "no calibration" in record.reason for record in trial.run.records)
-
-
-def _literal_ops(rule: Rule) -> set[str]:
-    """Ops that a pattern asks for literally (``op.Div``): no other spelling of them counts."""
-    return {
-        part.op
-        for pattern in rule.patterns
-        for part in patterns_in(pattern)
-        if isinstance(part, Operation) and part.literal
-    }
-
-
-_SYMBOLS = {"Add": "+", "Sub": "-", "Mul": "*", "Div": "/", "Pow": "**"}
-
-
-def _touches(spelling: Spelling, case: Case, literal: set[str]) -> bool:
-    """Whether the spelling has fewer of a literal op than the case."""
-    return any(_uses(spelling.suite, op) < _uses(case.suite, op) for op in literal)
-
-
-def _uses(suite: Suite, op: str) -> int:
-    exprs = [*(expr for _, expr in suite.steps), suite.result]
-    parts = [part for expr in exprs for part in walk(expr)]
-    named = [part for part in parts if isinstance(part, Call) and part.function.rpartition(".")[2] == op]
-    return len(named) + len(
-        [part for part in parts if isinstance(part, Binary) and part.op == _SYMBOLS.get(op)]
-    )
-
-
-def _spread(items: list[_Item], most: int) -> list[_Item]:
-    """At most so many of the items, evenly taken from the whole list."""
-    if len(items) <= most:
-        return items
-    return [items[index * len(items) // most] for index in range(most)]

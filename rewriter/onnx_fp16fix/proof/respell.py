@@ -8,11 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
-from onnx_fp16fix.language.expression import Binary, Call, Expr, Listing, Name, Number, Suite, Unary
+from onnx_fp16fix.language.expression import Binary, Call, Expr, Listing, Name, Number, Suite, Unary, walk
+from onnx_fp16fix.language.pattern import Operation, patterns_in
+from onnx_fp16fix.language.rule import Rule
 from onnx_fp16fix.proof.text import suite_text
 
-__all__ = ["Spelling", "places", "respell"]
+__all__ = ["Spelling", "literal_ops", "loses", "places", "respell", "spread"]
+
+_Item = TypeVar("_Item")
 
 ShapeOf = Callable[[Expr], "tuple[int, ...] | None"]
 """Static shape of an expression of the case, None where it is not known."""
@@ -208,3 +213,37 @@ def _make(at: Expr, function: str, *args: Expr) -> Call:
 def _number(at: Expr, value: float) -> Expr:
     number = Number(abs(float(value)), at.place, integer=isinstance(value, int))
     return Unary("-", number, at.place) if value < 0 else number
+
+
+def literal_ops(rule: Rule) -> set[str]:
+    """Ops that a pattern asks for literally (``op.Div``): no other spelling of them counts."""
+    return {
+        part.op
+        for pattern in rule.patterns
+        for part in patterns_in(pattern)
+        if isinstance(part, Operation) and part.literal
+    }
+
+
+_SYMBOLS = {"Add": "+", "Sub": "-", "Mul": "*", "Div": "/", "Pow": "**"}
+
+
+def loses(spelling: Spelling, suite: Suite, literal: set[str]) -> bool:
+    """Whether the spelling has fewer of a literal op than the suite it spells."""
+    return any(_uses(spelling.suite, op) < _uses(suite, op) for op in literal)
+
+
+def _uses(suite: Suite, op: str) -> int:
+    exprs = [*(expr for _, expr in suite.steps), suite.result]
+    parts = [part for expr in exprs for part in walk(expr)]
+    named = [part for part in parts if isinstance(part, Call) and part.function.rpartition(".")[2] == op]
+    return len(named) + len(
+        [part for part in parts if isinstance(part, Binary) and part.op == _SYMBOLS.get(op)]
+    )
+
+
+def spread(items: list[_Item], most: int) -> list[_Item]:
+    """At most so many of the items, evenly taken from the whole list."""
+    if len(items) <= most:
+        return items
+    return [items[index * len(items) // most] for index in range(most)]
