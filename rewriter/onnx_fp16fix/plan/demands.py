@@ -120,13 +120,14 @@ class _Collector:
         if variable is not None:
             return variable
         producer, variable = self.scope.producer(tensor), 0
-        nodes = self.problem.nodes
-        if producer is not None and producer.index in nodes:
+        if not self.problem.encloses(tensor):
+            pass
+        elif producer is not None:
             variable = self.found.variable(exponent_range(self.problem, tensor))
             if self.scope.outside_uses(tensor):
                 self.found.results[id(tensor)] = variable
                 self._charge(variable, tensor)
-        elif producer is None and all(node.index in nodes for node, _ in self.scope.consumers(tensor)):
+        else:
             least, most = exponent_range(self.problem, tensor)
             variable = self.found.variable((least - most, most - least), steps=False)
             self._charge(variable, tensor)

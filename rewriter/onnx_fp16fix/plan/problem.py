@@ -51,6 +51,14 @@ class Problem:
     tolerant: frozenset[int] = frozenset()
     """Tensors whose overflow does no harm, by identity."""
 
+    def encloses(self, tensor: gs.Tensor) -> bool:
+        """Whether all that makes and reads the tensor is in the region: what is outside of it would not know of an
+        exponent."""
+        scope, nodes = self.facts.scope, self.nodes
+        producer = scope.producer(tensor)
+        made_inside = producer is None or producer.index in nodes
+        return made_inside and all(node.index in nodes for node, _ in scope.consumers(tensor))
+
     def precision(self, node: int) -> Terms:
         """f_n as an expression."""
         if node in self.follows:

@@ -152,11 +152,12 @@ def tensor_variables(problem: Problem, tensor: gs.Tensor) -> None:
     """Exponent of a tensor, and the shift of its true value where that leaves the graph."""
     scope = problem.facts.scope
     producer = scope.producer(tensor)
-    if producer is None and all(node.index in problem.nodes for node, _ in scope.consumers(tensor)):
+    if not problem.encloses(tensor):
+        return
+    if producer is None:
         # a graph input keeps its true value; one Mul may scale it for all its readers
         problem.exponent[id(tensor)] = _shift_variable(problem, tensor, problem.facts.range(tensor).numel)
-    # a tensor whose maker is outside the region stays as it is
-    if producer is not None and producer.index in problem.nodes:
+    else:
         problem.exponent[id(tensor)] = _exponent_variable(problem, exponent_range(problem, tensor))
         if scope.outside_uses(tensor):
             numel = problem.facts.range(tensor).numel
