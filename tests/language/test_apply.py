@@ -307,6 +307,18 @@ def test_the_last_line_may_name_the_result_so_that_guards_can_ask_about_it(tmp_p
     assert record(apply_rules(view(model), rules, absmax(y=5))).clause == "where[0]"
 
 
+def test_values_are_set_after_what_they_are_computed_from(tmp_path):
+    """Both operands are scaled; the second is made after the first is read."""
+    pattern = "m = u * v\nn = r * t\nm / (n + m)"
+    names = "u: tensor, v: tensor, r: tensor, t: tensor"
+    body = "replace: [{set: {u: u * 0.5, r: r * 0.5}}]"
+    rules = load_text(rule_text(pattern, body, vars=f"{{{names}}}"), tmp_path)
+    model = case("a = Relu(x)\nb = a * x\nc = Exp(x)\nd = c * x\nb / (d + b)", x="float [4]")
+    after, _ = rewrite(model, rules)
+    assert [node.op_type for node in after.graph.node].count("Mul") == 4
+    onnx.checker.check_model(after, full_check=True)
+
+
 def test_what_only_the_match_read_goes_with_it(tmp_path):
     """An Identity that the match looked through, and the arithmetic behind a constant that is set anew."""
     rules = load_text(

@@ -44,6 +44,8 @@ RMS_SPELLINGS = {
     "identity inside": "x / Sqrt(Identity(ReduceMean(Identity(x) * x, axes=[-1], keepdims=1) + 1e-6))",
     "dropout inside": "x / Sqrt(Dropout(ReduceMean(x * x, axes=[-1], keepdims=1)) + 1e-6)",
     "cast to the same": "x / Sqrt(Cast(ReduceMean(x * x, axes=[-1], keepdims=1), to=1) + 1e-6)",
+    "times one, plus zero": "x / Sqrt((ReduceMean(x * x * 1.0, axes=[-1], keepdims=1) + 0.0) / 1.0 * 1.0 + 1e-6)",
+    "square of magnitude": "x / Sqrt(ReduceMean(Abs(x) ** 2, axes=[-1], keepdims=1) + 1e-6)",
     "folded eps": "x / Sqrt(ReduceMean(x * x, axes=[-1], keepdims=1) + Sqrt(1e-12))",
     "weight outside": "x / Sqrt(ReduceMean(x * x, axes=[-1], keepdims=1) + 1e-6) * w",
     "weight inside": "(x * w) * Reciprocal(Sqrt(ReduceMean(x * x, axes=[-1], keepdims=1) + 1e-6))",

@@ -19,7 +19,8 @@ __all__ = ["Fp32Island", "IslandParameters"]
 
 
 class IslandParameters(BaseModel):
-    """``until``: a guard over ``out``, true where the island may end. ``max_nodes``: most nodes it may have."""
+    """``until``: a guard over ``out``, true where the island may end. ``max_nodes``: most nodes it may have,
+    Identity not counted."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -48,7 +49,7 @@ class Fp32Island:
                 if reader.index not in island:
                     island[reader.index] = None
                     waiting.append(reader)
-            if len(island) > limit:
+            if sum(scope.nodes[index].op != "Identity" for index in island) > limit:
                 raise NotPossible(f"the values do not fit FP16 again within {limit} nodes")
         nodes = tuple((scope.path, index) for index in island)
         names = ", ".join(f"'{scope.nodes[index].name or index}'" for index in island)

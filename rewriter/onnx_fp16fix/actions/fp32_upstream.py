@@ -33,7 +33,8 @@ _FLOATS: Final = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, Te
 
 class UpstreamParameters(BaseModel):
     """``of``: captured names to go back from, all of them if empty. ``until``: a guard over ``out``, true for a value
-    that FP16 holds well enough. ``max_nodes``: most nodes the island may have."""
+    that FP16 holds well enough. ``max_nodes``: most nodes the island may have,
+    Identity not counted."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -62,7 +63,7 @@ class Fp32Upstream:
                 continue
             island[node.index] = None
             waiting += node.inputs
-            if len(island) > limit:
+            if sum(scope.nodes[index].op != "Identity" for index in island) > limit:
                 raise NotPossible(f"no value that FP16 holds is reached within {limit} nodes")
         nodes = tuple((scope.path, index) for index in sorted(island))
         names = ", ".join(f"'{scope.nodes[index].name or index}'" for _, index in nodes)

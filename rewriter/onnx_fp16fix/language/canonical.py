@@ -1,7 +1,7 @@
 """Canonical views of the nodes of one scope, computed when asked for and kept.
 
-A view sees through what does nothing (Identity, Dropout at inference, Cast to the same type), folds small constants
-and fills in defaults. The spellings themselves are data in ``spellings``.
+A view sees through what does nothing (Identity, Dropout at inference, Cast to the same type, times 1, plus 0), folds
+small constants and fills in defaults. The spellings themselves are data in ``spellings``.
 """
 
 from __future__ import annotations
@@ -20,7 +20,10 @@ from onnx_fp16fix.language.folding import FOLDABLE, fold
 from onnx_fp16fix.language.operations import INPUT_SINCE, default_attributes
 from onnx_fp16fix.language.terms import Parts, Reading, Term
 
-__all__ = ["Canonical"]
+__all__ = ["DOING_NOTHING", "Canonical"]
+
+DOING_NOTHING = frozenset({"Identity", "Dropout", "Cast", "Mul", "Div", "Add", "Sub"})
+"""Ops that may pass an input on unchanged."""
 
 _FOLD_ELEMENTS = 64
 """Constants are folded up to this many elements: enough for scalars, epsilons and shapes."""
@@ -49,24 +52,46 @@ class Canonical:
         if found is None:
             nodes: list[int] = []
             current = tensor
-            while (node := self.scope.producer(current)) is not None and self._does_nothing(node, current):
+            while (node := self.scope.producer(current)) is not None:
+                slot = self._passed_on(node, current)
+                if slot is None:
+                    break
                 nodes.append(node.index)
-                current = node.inputs[0]
+                current = node.inputs[slot]
             found = self._stripped[id(tensor)] = (current, tuple(nodes))
         return found
 
-    def _does_nothing(self, node: ViewNode, output: gs.Tensor) -> bool:
-        if node.domain or node.op not in ("Identity", "Dropout", "Cast") or node.input(0) is None:
-            return False
+    def _passed_on(self, node: ViewNode, output: gs.Tensor) -> int | None:
+        """The input slot that the output is equal to, None where the node does something."""
+        if node.domain or node.op not in DOING_NOTHING or node.input(0) is None:
+            return None
         if node.op == "Cast":
             source = self.scope.dtype(node.inputs[0].name)
-            return source != 0 and node.attrs.get("to") == source
+            return 0 if source != 0 and node.attrs.get("to") == source else None
         if node.op == "Dropout":
             if output is not node.outputs[0]:
-                return False
+                return None
             training = node.input(2)
-            return training is None or self.scalar(Term(training)) == 0
-        return True
+            return 0 if training is None or self.scalar(Term(training)) == 0 else None
+        return 0 if node.op == "Identity" else self._beside_neutral(node)
+
+    def _beside_neutral(self, node: ViewNode) -> int | None:
+        """The operand beside a 1 (product, quotient) or a 0 (sum, difference); paddle2onnx writes ``x * 1 + c``."""
+        neutral = 1 if node.op in ("Mul", "Div") else 0
+        for slot in (0, 1) if node.op in ("Mul", "Add") else (0,):
+            other = node.input(1 - slot)
+            if other is None or self.scalar(Term(other)) != neutral:
+                continue
+            rank, shape = self._rank(other), self.scope.shape(node.inputs[slot].name)
+            if rank == 0 or (rank is not None and shape is not None and rank <= len(shape)):
+                return slot
+        return None
+
+    def _rank(self, tensor: gs.Tensor) -> int | None:
+        if isinstance(tensor, ConstantTensor):
+            return len(tensor.shape)
+        shape = self.scope.shape(tensor.name)
+        return None if shape is None else len(shape)
 
     def term(self, node: ViewNode, slot: int) -> Term | None:
         """The value at an input slot, None where it is absent."""

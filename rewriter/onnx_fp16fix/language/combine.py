@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
+from onnx_fp16fix.language.spellings import without_sign
 from onnx_fp16fix.language.terms import Term, Weight, whole
 
 if TYPE_CHECKING:
@@ -139,6 +140,8 @@ def build_tree(view: Canonical, kind: str, term: Term) -> Tree | None:
     depths = [0]
     for index, node in enumerate(flat):  # grows meanwhile
         parts = view.parts(kind, node.term) if depths[index] < TREE_DEPTH else None
+        if parts is None and kind == "*" and node.weight.denominator == 1 and node.weight.numerator % 2 == 0:
+            parts = without_sign(node.term, view)
         if parts is None or len(flat) + len(parts.items) > _TREE_NODES:
             continue
         if kind == "*" and not all(may_nest(weight, node.weight) for _, weight in parts.items):

@@ -147,7 +147,8 @@ class ScopeEditor:
                 emitter.call("Identity", "", [made.get(result, result)], {}, output=output)
         for output in outputs:
             self._check_type(emitter, output)
-        nodes = emitter.flush(self.patch, self.pool, self._position(match))
+        position = self._position(match)
+        nodes = emitter.flush(self.patch, self.pool, lambda _: position)
         roots = {root.index for root in match.roots}
         self.patch.removed |= roots
         removed = [*roots, *self._unshared(match)]
@@ -217,15 +218,30 @@ class ScopeEditor:
             slots.update(dict.fromkeys(binding.uses, new))
         if any(index not in match.nodes for index, _ in slots):
             raise Untranslatable("a value to set is read outside the match")
-        first = min((index for index, _ in slots), default=match.root.index)
+        places = self._places(match, emitter)
+        if any(places.get(name, 0) > index for (index, _), name in slots.items()):
+            raise Untranslatable("a value to set is read before it can be computed")
         made = tuple(node.name for node in emitter.nodes)
         final = {name: name for name in slots.values()}
         for placeholder, values in emitter.constants.items():
             final[placeholder] = self.pool.add(values, f"{emitter.base}/constant")
-        emitter.flush(self.patch, self.pool, first)
+        emitter.flush(self.patch, self.pool, lambda node: places[node.output[0]])
         taken, copied = self._rewirer.rewire(rule, match, {slot: final[name] for slot, name in slots.items()})
         changed = tuple(self._name(index) for index in sorted(taken | copied))
         return Edit(frozenset(taken), frozenset(copied), (), made, changed)
+
+    def _places(self, match: Match, emitter: Emitter) -> dict[str, int]:
+        """Where each new node goes, by its outputs: right behind the last of what it reads."""
+        places: dict[str, int] = {}
+        for binding in match.bindings.values():
+            maker = None if binding.tensor is None else self.scope.producer(binding.tensor)
+            if maker is not None and binding.tensor is not None:
+                places[binding.tensor.name] = maker.index + 1
+        for node in emitter.nodes:
+            places.update(
+                dict.fromkeys(node.output, max((places.get(name, 0) for name in node.input), default=0))
+            )
+        return places
 
     def _new_value(
         self, rule: Rule, name: str, binding: Binding, expr: Expr, template: Template, emitter: Emitter

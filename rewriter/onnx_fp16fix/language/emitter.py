@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -137,12 +137,12 @@ class Emitter:
                     if name == old:
                         names[slot] = new
 
-    def flush(self, patch: Patch, pool: ConstantPool, index: int) -> list[NodeProto]:
-        """Write nodes (before node ``index``) and constants into the patch."""
+    def flush(self, patch: Patch, pool: ConstantPool, place: Callable[[NodeProto], int]) -> list[NodeProto]:
+        """Write nodes (each before the node of index ``place(node)``) and constants into the patch."""
         for placeholder, values in self.constants.items():
             self.rename(placeholder, pool.add(values, f"{self.base}/constant"))
         for node in self.nodes:
-            patch.insert(index, node)
+            patch.insert(place(node), node)
         return self.nodes
 
 

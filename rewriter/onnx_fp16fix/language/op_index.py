@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from onnx_fp16fix.graph import ScopeView, ViewNode
+from onnx_fp16fix.language.canonical import DOING_NOTHING
 from onnx_fp16fix.language.combine import TREE_DEPTH
 from onnx_fp16fix.language.pattern import Combination, Either, Inner, Operation, Pattern, Roots
 from onnx_fp16fix.language.roots import needed_ops, root_ops, start_ops
@@ -125,7 +126,7 @@ class OpIndex:
     def _makers(self, node: ViewNode) -> Iterator[int]:
         for tensor in node.inputs:
             maker = self.scope.producer(tensor)
-            if maker is not None and maker.op in ("Identity", "Dropout", "Cast"):
+            if maker is not None and maker.op in DOING_NOTHING:
                 maker = self.scope.producer(self.canonical.strip(tensor)[0])
             if maker is not None:
                 yield maker.index

@@ -5,6 +5,7 @@ equivalence is as important: ``Sqrt(x ** 2)`` is ``abs(x)`` and is never flatten
 
     product   Mul(a, b) = a b          Div(a, b) = a b^-1       Reciprocal(a) = a^-1     Sqrt(a) = a^(1/2)
               Pow(a, c) = a^c          Neg(a) = -1 a            ReduceL2(a) = ReduceSum(a^2)^(1/2)
+              Pow(Abs(a), 2) = a^2
     sum       Add(a, b), Sum(...)      Sub(a, b) = a + -1 b     Neg(a) = -1 a            Mul(a, -1) = -1 a
     Max, Min  Relu(a) = Max(a, 0)      Clip(a, lo, hi) = Min(Max(a, lo), hi)
     op        ReduceSumSquare(a) = ReduceSum(a^2)    ReduceSum(a) / N = ReduceMean(a)    GlobalAveragePool(a) =
@@ -27,7 +28,16 @@ from onnx_fp16fix.language.terms import Parts, Reading, Term, Weight, whole
 if TYPE_CHECKING:
     from onnx_fp16fix.language.canonical import Canonical
 
-__all__ = ["DERIVED_FROM", "INPUT_ATTRIBUTES", "MOVERS", "SPLITS", "derived", "normalise", "split"]
+__all__ = [
+    "DERIVED_FROM",
+    "INPUT_ATTRIBUTES",
+    "MOVERS",
+    "SPLITS",
+    "derived",
+    "normalise",
+    "split",
+    "without_sign",
+]
 
 Items = tuple[tuple[Term, Weight], ...]
 Splitter = Callable[[ViewNode, "Canonical"], Items | None]
@@ -181,6 +191,14 @@ def split(kind: str, node: ViewNode, view: Canonical) -> Parts | None:
     splitter = SPLITS[kind].get(node.op)
     items = splitter(node, view) if splitter is not None else None
     return Parts(kind, items, (node.index,)) if items else None
+
+
+def without_sign(term: Term, view: Canonical) -> Parts | None:
+    """What an Abs is taken of: under an even power the two are equal."""
+    node = None if term.tensor is None else view.scope.producer(view.strip(term.tensor)[0])
+    if node is None or node.domain or node.op != "Abs" or (base := view.term(node, 0)) is None:
+        return None
+    return Parts("*", ((base, 1),), (node.index, *view.strip(term.tensor)[1]))
 
 
 def constant_term(value: float) -> Term:

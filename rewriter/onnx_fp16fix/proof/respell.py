@@ -88,6 +88,10 @@ def _others(expr: Expr, shape_of: ShapeOf) -> Iterator[_Other]:
             yield from _reduction(expr, shape_of)
     if isinstance(expr, Binary | Call) and not _is_number(expr):
         yield "through Identity", _make(expr, "Identity", expr), False
+    if isinstance(expr, Binary) or (
+        isinstance(expr, Call) and expr.function in ("Sqrt", "ReduceMean", "MatMul")
+    ):
+        yield "times 1", Binary("*", expr, _number(expr, 1), expr.place), False
 
 
 def _binary(expr: Binary) -> Iterator[_Other]:
