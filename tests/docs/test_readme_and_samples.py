@@ -60,6 +60,14 @@ def test_the_readme_runs_from_top_to_bottom(workplace: Path) -> None:
     assert {"tiny.fp16.onnx", "tiny.fixed.onnx", "ranges.json", "run.json"} <= written
 
 
+def test_the_commands_of_the_rule_guide_run(workplace: Path) -> None:
+    guide = (ROOT / "docs" / "rule-language.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```bash\n(.*?)```", guide, re.DOTALL)
+    assert blocks
+    for text in blocks:
+        run(["bash", "-euo", "pipefail", "-c", text], workplace)
+
+
 def test_make_targets_of_the_readme_exist() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     for target in set(re.findall(r"^make (\w+)", README, re.MULTILINE)):
