@@ -6,32 +6,57 @@
 from __future__ import annotations
 
 import os
+from unittest import mock
 
 import numpy as np
 import onnx
-from hypothesis import HealthCheck, assume, given, note, settings
+from hypothesis import HealthCheck, assume, example, given, note, settings
+from hypothesis import strategies as st
 
 from onnx_fp16fix.calibrate import calibrate, open_data
 from onnx_fp16fix.emit import convert, rescale
 from onnx_fp16fix.graph import build_view
 from onnx_fp16fix.model import wrap_model
-from onnx_fp16fix.plan import make_plan
+from onnx_fp16fix.plan import make_plan, region
 from onnx_fp16fix.plan.facts import Facts
 from onnx_fp16fix.runtime import open_session
 from onnx_fp16fix.simulate import compare_simulated
 from plan.random_bodies import Held, build_held, feeds, held
+from plan.random_graphs import Step
 from plan.test_bit_identical import LARGEST, SMALLEST
 
 
 @settings(
     derandomize=True,
-    max_examples=int(os.environ.get("FP16FIX_EXAMPLES", "15")),
+    max_examples=int(os.environ.get("FP16FIX_EXAMPLES", "12")),
     deadline=None,
     database=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
 )
-@given(case=held)
-def test_any_bodies(case: Held) -> None:
+@given(case=held, whole=st.booleans())
+@example(
+    case=Held(
+        "Loop",
+        [Step("MatMul", scale=4)],
+        [Step("RMS"), Step("Conv", scale=3)],
+        [Step("Gram")],
+        [Step("Sqrt")],
+        [Step("Mul tensors", scale=2)],
+        1,
+    ),
+    whole=True,
+)
+@example(
+    case=Held(
+        "If", [Step("Conv", scale=6)], [Step("MatMul", scale=2)], [Step("Tanh")], [Step("MatMul", scale=-6)]
+    ),
+    whole=False,
+)
+@example(
+    case=Held("Scan", [], [Step("Gram", scale=3), Step("Divide")], [Step("Relu")], [], [Step("Conv", scale=5)], 2),
+    whole=True,
+)  # fmt: skip
+def test_any_bodies(case: Held, whole: bool) -> None:
     proto = build_held(case)
     onnx.checker.check_model(proto, full_check=True)
     data = open_data(feeds(1), proto)
@@ -39,7 +64,8 @@ def test_any_bodies(case: Held) -> None:
     ranges = calibrate(proto, data)
     entries = [ranges.get(name) for name in ranges]
     assume(not any(e.nonfinite or e.absmax > LARGEST or 0 < e.absmax < SMALLEST for e in entries))
-    plan = make_plan(scope, ranges)
+    with mock.patch.object(region, "_WHOLE", 400 if whole else 0):
+        plan = make_plan(scope, ranges)
     note(f"plan: {plan}")
     rescaled = rescale(scope, Facts(scope, ranges), plan)
     typed = convert(
