@@ -124,6 +124,8 @@ def test_a_state_that_adds_up_rounding_is_carried_in_fp32() -> None:
     assert outcome.run.status == "ok"
     assert computed(outcome.model, "MatMul", "Tanh") == {HALF}
     assert computed(outcome.model, "Add") == {FLOAT}
+    (border,) = (finding for finding in outcome.findings if finding.name == "fp16-fp32-border")
+    assert (border.scope, border.tensor) == ("0:body:0", "p")
 
 
 def test_sidecars_name_the_layers_inside_bodies() -> None:

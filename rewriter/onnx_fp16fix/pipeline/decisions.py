@@ -1,5 +1,5 @@
 """What a plan decides and pays: its section of the document, and as findings each inserted Mul with its reason and
-each tensor that gives up bits."""
+each tensor that gives up bits, and what enters or leaves a body in FP32."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ def plan_entry(view: GraphView, plan: Plan, inserted_muls: int, casts: int = 0) 
 
 
 def decision_findings(view: GraphView, plan: Plan, half: FloatType) -> list[Finding]:
-    """One finding per Mul and per tensor whose typical values become subnormal."""
+    """One finding per Mul, per tensor whose typical values become subnormal, and per reason for FP32 at the border of
+    a body."""
     return [
         finding for path, part in plan.scopes() for finding in _scope_findings(view.scopes[path], part, half)
     ]
@@ -64,6 +65,21 @@ def _scope_findings(scope: ScopeView, plan: Plan, half: FloatType) -> list[Findi
                 scope=where,
                 tensor=name,
                 facts={"bits": bits},
+            )
+        )
+    kept: dict[str, list[str]] = {}
+    for name, why in () if plan.whole else plan.float_borders.items():
+        kept.setdefault(why, []).append(name)
+    for why, names in kept.items():
+        findings.append(
+            Finding(
+                name=f"{half.name}-fp32-border",
+                kind="structure",
+                severity="info",
+                status="fixed",
+                message=f"FP32 enters or leaves the body as {', '.join(map(repr, names))}: {why}",
+                scope=where,
+                tensor=names[0],
             )
         )
     return findings
