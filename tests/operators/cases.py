@@ -7,7 +7,7 @@ from onnx import TensorProto
 
 from operators.one_node import Case, Data, case, computed, constant, opposite, positive
 
-__all__ = ["CASES"]
+__all__ = ["CASES", "FUSED"]
 
 F32 = np.float32
 IMAGE = (1, 4, 6, 6)
@@ -250,9 +250,43 @@ NORMALIZATION = [
     case("LpNormalization", computed(3, 4), moves="in0", p=1, axis=0),
 ]  # fmt: skip
 
+FUSED = [
+    case("SimplifiedLayerNormalization", computed(3, 8), computed(8), moves="in0 in1 out0", epsilon=1e-5),
+    case("SimplifiedLayerNormalization", computed(3, 8), computed(8), moves=PINNED, outputs="ff"),
+    case("LayerNormalization", computed(3, 8), computed(8), computed(8), moves="in0 in1 in2 out0", opset=14),
+    case("com.microsoft.SkipLayerNormalization", computed(2, 3, 8), computed(2, 3, 8), computed(8), computed(8),
+        moves="in0 in1 in2 in3 out0", epsilon=1e-5),
+    case("com.microsoft.SkipLayerNormalization", computed(2, 3, 8), computed(2, 3, 8), computed(8), computed(8),
+        computed(8), moves="in0 in1 in2 in3 in4 out0 out3", outputs="f__f", epsilon=1e-5),
+    case("com.microsoft.SkipLayerNormalization", computed(2, 3, 8), computed(2, 3, 8), computed(8), computed(8),
+        moves="in0 in1 in2 in3 out0"),
+    case("com.microsoft.SkipSimplifiedLayerNormalization", computed(2, 3, 8), computed(2, 3, 8), computed(8),
+        computed(8), moves="in0 in1 in2 in3 out0 out3", outputs="f__f", epsilon=1e-5),
+    case("com.microsoft.EmbedLayerNormalization", constant([[1, 2, 0]], np.int32), None, computed(4, 8),
+        computed(5, 8), None, computed(8), computed(8), moves="in2 in3 in5 in6 out0", outputs="fw", epsilon=1e-5),
+    *(case(f"com.microsoft.{op}", computed(3, 8), computed(8), moves=PINNED) for op in ("BiasGelu", "FastGelu")),
+    *(case(f"com.microsoft.{op}", computed(3, 8), moves=PINNED) for op in ("QuickGelu", "Gelu")),
+    case("com.microsoft.FusedMatMul", computed(3, 8), computed(5, 8), moves="in0 in1 out0", alpha=0.3, transB=1),
+    case("com.microsoft.FusedGemm", computed(3, 8), computed(8, 5), computed(5), moves="in0 in1 in2 out0",
+        activation="Relu"),
+    case("com.microsoft.FusedConv", computed(1, 4, 6, 6), computed(4, 4, 3, 3), computed(4),
+        moves="in0 in1 in2 out0", activation="LeakyRelu", activation_params=[0.1]),
+    case("com.microsoft.FusedConv", computed(1, 4, 6, 6), computed(4, 4, 3, 3), computed(4), moves="in0 in1",
+        activation="Sigmoid"),
+    case("com.microsoft.Attention", computed(1, 3, 8), computed(8, 24), computed(24), moves="in0 in1",
+        num_heads=2),
+    case("com.microsoft.MultiHeadAttention", computed(1, 3, 8), computed(1, 3, 8), computed(1, 3, 8),
+        moves="in2 out0", num_heads=2),
+    case("com.microsoft.MultiHeadAttention", computed(1, 3, 8), computed(1, 3, 8), computed(1, 3, 8),
+        computed(24), moves=PINNED, num_heads=2),
+    case("com.microsoft.RotaryEmbedding", computed(1, 3, 8), constant([[0, 1, 2]]), computed(5, 4), computed(5, 4),
+        moves="in0 out0"),
+]  # fmt: skip
+"""Ops of ONNX Runtime's own, in CASES too."""
+
 CASES: list[Case] = [
     one
-    for family in (ELEMENTWISE, LINEAR, ATTENTION, REDUCTION, SHAPE, NORMALIZATION)
+    for family in (ELEMENTWISE, LINEAR, ATTENTION, REDUCTION, SHAPE, NORMALIZATION, FUSED)
     for forms in family
     for one in forms
 ]

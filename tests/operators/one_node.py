@@ -35,8 +35,9 @@ class Data:
 
 @dataclass(frozen=True)
 class Case:
-    """One node. ``moves``: operands whose exponent need not be 0. ``outputs``: a letter of ``TYPES`` each, ``_`` for an
-    absent one. ``constants``: slots that are initializers."""
+    """One node; ``op`` with its domain in front, where that is not ONNX's own. ``moves``: operands whose exponent need
+    not be 0. ``outputs``: a letter of ``TYPES`` each, ``_`` for an absent one. ``constants``: slots that are
+    initializers."""
 
     op: str
     operands: tuple[Data | None, ...]
@@ -75,7 +76,9 @@ class Case:
         values = self.values() if values is None else values
         names = ["" if data is None else f"x{slot}" for slot, data in enumerate(self.operands)]
         makes = ["" if letter == "_" else f"y{slot}" for slot, letter in enumerate(self.outputs)]
-        node = helper.make_node(self.op, names, makes, name="node", **{**self.attrs, **(attrs or {})})
+        domain, _, op = self.op.rpartition(".")
+        attributes = {**self.attrs, **(attrs or {})}
+        node = helper.make_node(op, names, makes, name="node", domain=domain, **attributes)
         graph = helper.make_graph(
             [node],
             "one",

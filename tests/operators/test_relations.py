@@ -12,11 +12,12 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 from onnx_fp16fix.calibrate.ranges import RangeTable
 from onnx_fp16fix.graph import build_view
 from onnx_fp16fix.model import wrap_model
-from onnx_fp16fix.operators import OPS, Operand, Relation, float_slots, inp
+from onnx_fp16fix.operators import OPS, Operand, Relation, contrib, float_slots, inp
 from onnx_fp16fix.plan.facts import Facts, NodeView
 from operators.cases import CASES
 from operators.one_node import Case
 
+UNDER_ONNX = {"LayerNormalization", "SimplifiedLayerNormalization"}
 DRAWS = 4
 LARGEST = 9
 """Exponents are drawn from -9 to 9: squares and cubes of the scaled values stay normal in FP32."""
@@ -91,10 +92,12 @@ def test_the_other_operands_are_pinned(one: Case) -> None:
 
 
 def test_every_op_of_the_table_has_a_case() -> None:
-    assert {one.op for one in CASES} == set(OPS)
+    own = {f"{'com.microsoft.' * (op not in UNDER_ONNX)}{op}" for op in contrib.OPS}
+    assert {one.op for one in CASES} == set(OPS) | own
 
 
-SATURATING = [one for one in CASES if known(one)[1].saturating]
+# a mask of the attention ops of ONNX Runtime's own has no limit: in a row that it masks as a whole -inf gives NaN
+SATURATING = [one for one in CASES if known(one)[1].saturating and "Attention" not in one.op]
 FAR = np.float32(1e30)
 
 

@@ -1,5 +1,6 @@
 """The model layer: ``ModelProto`` is the truth, and this package is the only one that writes into it."""
 
+from onnx_fp16fix.model.contrib import CONTRIB_DOMAIN, contrib_slots, is_contrib
 from onnx_fp16fix.model.infer import TypeTable, infer_types
 from onnx_fp16fix.model.load import load_model, wrap_model
 from onnx_fp16fix.model.model import Model, Scope, ScopePath
@@ -8,6 +9,7 @@ from onnx_fp16fix.model.patch import Patch, apply_patches
 from onnx_fp16fix.model.save import save_model
 
 __all__ = [
+    "CONTRIB_DOMAIN",
     "Model",
     "Names",
     "Patch",
@@ -15,7 +17,9 @@ __all__ = [
     "ScopePath",
     "TypeTable",
     "apply_patches",
+    "contrib_slots",
     "infer_types",
+    "is_contrib",
     "load_model",
     "save_model",
     "wrap_model",

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import onnx
 from onnx import TensorProto
 
+from onnx_fp16fix.model.contrib import contrib_slots
 from onnx_fp16fix.model.model import GraphLike, Model, ScopePath
 
 __all__ = ["Dim", "TensorType", "TypeTable", "infer_types", "light_copy"]
@@ -108,18 +109,47 @@ def _bind_types(
         missing = [name for name in node.output if name and not types.get(name, _UNKNOWN).elem_type]
         if not missing:
             continue
+        own = contrib_slots(node.domain, node.op_type, model.opset_of(node.domain))
+        if own is not None:
+            _bind_contrib(node, own, types, outer)
+            continue
         try:
             schema = onnx.defs.get_schema(node.op_type, model.opset_of(node.domain), node.domain)
         except onnx.defs.SchemaError:
             continue
         bound: dict[str, int] = {}
-        for name, formal in zip(node.input, schema.inputs, strict=False):
+        for name, formal in zip(node.input, _repeated(schema.inputs, len(node.input)), strict=False):
             known = (types.get(name) or outer.get(name, _UNKNOWN)).elem_type
             if known:
                 bound.setdefault(formal.type_str, known)
-        for name, formal in zip(node.output, schema.outputs, strict=False):
+        for name, formal in zip(node.output, _repeated(schema.outputs, len(node.output)), strict=False):
             if name in missing and formal.type_str in bound:
                 types[name] = TensorType(bound[formal.type_str], types.get(name, _UNKNOWN).shape)
+
+
+def _repeated(
+    formal: Sequence[onnx.defs.OpSchema.FormalParameter], count: int
+) -> list[onnx.defs.OpSchema.FormalParameter]:
+    """Formal parameters of so many operands; the last repeats where it is variadic, as the outputs of Split."""
+    variadic = bool(formal) and formal[-1].option == onnx.defs.OpSchema.FormalParameterOption.Variadic
+    return [*formal, *([formal[-1]] * (count - len(formal)) if variadic else ())]
+
+
+def _bind_contrib(
+    node: onnx.NodeProto,
+    slots: tuple[frozenset[int], frozenset[int]],
+    types: dict[str, TensorType],
+    outer: Mapping[str, TensorType],
+) -> None:
+    """Outputs of an op of ONNX Runtime's own have the type of the inputs that share theirs."""
+    inputs, outputs = slots
+    named = [name for slot, name in enumerate(node.input) if slot in inputs and name]
+    elem_type = next(
+        (t for name in named if (t := (types.get(name) or outer.get(name, _UNKNOWN)).elem_type)), 0
+    )
+    for slot, name in enumerate(node.output):
+        if slot in outputs and name and not types.get(name, _UNKNOWN).elem_type:
+            types[name] = TensorType(elem_type, types.get(name, _UNKNOWN).shape)
 
 
 def _declared(graph: onnx.GraphProto | onnx.FunctionProto) -> dict[str, TensorType]:

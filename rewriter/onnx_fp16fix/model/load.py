@@ -10,6 +10,7 @@ import onnx
 from google.protobuf.message import DecodeError
 
 from onnx_fp16fix.errors import ModelError, Problem, UsageError
+from onnx_fp16fix.model.contrib import admit_contrib
 from onnx_fp16fix.model.declared import wrong_types
 from onnx_fp16fix.model.infer import light_copy
 from onnx_fp16fix.model.lean import read_lean
@@ -89,6 +90,7 @@ def _validate(model: Model) -> None:
             "tensor_type"
         ):  # the checker wants a shape; runtimes take outputs of unknown rank
             info.type.tensor_type.shape.SetInParent()
+    admit_contrib(light)
     try:
         onnx.checker.check_model(light)
     except onnx.checker.ValidationError as error:

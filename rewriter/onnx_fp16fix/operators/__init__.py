@@ -1,6 +1,7 @@
 """How each ONNX op relates the scales of its operands; one family of ops per file, one table for all."""
 
-from onnx_fp16fix.operators import elementwise, linear, normalization, reduction, shape
+from onnx_fp16fix.model import is_contrib
+from onnx_fp16fix.operators import contrib, elementwise, linear, normalization, reduction, shape
 from onnx_fp16fix.operators.cost import flops
 from onnx_fp16fix.operators.relation import (
     AttributeScale,
@@ -45,6 +46,7 @@ OPS: dict[str, RelationOf] = {
 
 
 def relation_of(domain: str, node: NodeFacts) -> Relation:
-    """The relation of a node; other domains' ops are pinned."""
-    rule = OPS.get(node.op) if not domain else None
+    """The relation of a node; other domains' ops are pinned, but for those of ONNX Runtime that it knows."""
+    own = is_contrib(domain, node.op, node.opset)
+    rule = contrib.OPS.get(node.op) if own else OPS.get(node.op) if not domain else None
     return rule(node) if rule is not None else Relation()

@@ -15,12 +15,17 @@ def flops(node: NodeFacts) -> float:
     Shapes are those of the calibration run; unknown shapes count as 0.
     """
     results, weight = node.numel(out()), node.shape(inp(1))
-    if node.op in ("MatMul", "Gemm"):
+    if node.op in ("MatMul", "Gemm", "FusedMatMul", "FusedGemm"):
         data = node.shape(inp(0))
-        inner = data[0] if node.attrs.get("transA") and data else (data[-1] if data else 0)
+        first = -2 if node.op == "FusedMatMul" else 0
+        inner = data[first] if node.attrs.get("transA") and len(data) > 1 else (data[-1] if data else 0)
         return 2.0 * results * inner
-    if node.op == "Conv":
+    if node.op in ("Conv", "FusedConv"):
         return 2.0 * results * math.prod(weight[1:])
+    if (
+        node.op == "Attention" and len(weight) == 2
+    ):  # ONNX Runtime's: the projection; ONNX's has no matrix there
+        return 2.0 * node.numel(inp(0)) * weight[1]
     if node.op == "ConvTranspose":
         return 2.0 * node.numel(inp(0)) * math.prod(weight[1:])
     if node.op == "Einsum" and node.has(inp(1)):

@@ -15,14 +15,14 @@ from onnx_fp16fix.operators.relation import (
     product,
 )
 
-__all__ = ["OPS"]
+__all__ = ["OPS", "with_bias"]
 
 
 def _bilinear(node: NodeFacts) -> Relation:
     return Relation((product(out(), inp(0), inp(1)),))
 
 
-def _with_bias(node: NodeFacts) -> Relation:
+def with_bias(node: NodeFacts) -> Relation:
     equations: list[Equation] = [product(out(), inp(0), inp(1))]
     if node.has(inp(2)):
         equations.append(((out(), 1), (inp(2), -1)))
@@ -63,9 +63,9 @@ def _attention(node: NodeFacts) -> Relation:
 OPS: dict[str, RelationOf] = {
     "Mul": _bilinear,
     "MatMul": _bilinear,
-    "Conv": _with_bias,
-    "ConvTranspose": _with_bias,
-    "Gemm": _with_bias,
+    "Conv": with_bias,
+    "ConvTranspose": with_bias,
+    "Gemm": with_bias,
     "Einsum": _einsum,
     "LSTM": _recurrent,
     "GRU": _recurrent,

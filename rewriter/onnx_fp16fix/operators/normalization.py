@@ -13,10 +13,10 @@ from onnx_fp16fix.operators.relation import (
     out,
 )
 
-__all__ = ["OPS"]
+__all__ = ["OPS", "affine"]
 
 
-def _affine(node: NodeFacts) -> Relation:
+def affine(node: NodeFacts) -> Relation:
     """(x - mean) / sqrt(var + eps) * gamma + beta; eps is an FP32 attribute and takes 4**-s."""
     if node.count("out") > 1:  # mean and inverse deviation have scales of their own
         return Relation()
@@ -28,8 +28,8 @@ def _affine(node: NodeFacts) -> Relation:
 
 
 def _instance(node: NodeFacts) -> Relation:
-    """As ``_affine``; with more than one sample in the batch FP16 kernels keep the variance in FP16 (H200)."""
-    relation = _affine(node)
+    """As ``affine``; with more than one sample in the batch FP16 kernels keep the variance in FP16 (H200)."""
+    relation = affine(node)
     shape = node.shape(inp(0))
     if shape and shape[0] == 1:
         return relation
@@ -54,7 +54,7 @@ def _unit(node: NodeFacts) -> Relation:
 
 
 OPS: dict[str, RelationOf] = {
-    **dict.fromkeys(("LayerNormalization", "GroupNormalization", "RMSNormalization"), _affine),
+    **dict.fromkeys(("LayerNormalization", "GroupNormalization", "RMSNormalization"), affine),
     "InstanceNormalization": _instance,
     "BatchNormalization": _batch,
     "LpNormalization": _unit,

@@ -9,6 +9,7 @@ from functools import lru_cache
 import onnx
 
 from onnx_fp16fix.half import FP16, FloatType, Half
+from onnx_fp16fix.model import contrib_slots
 
 __all__ = ["FloatSlots", "first_opset", "float_slots", "hands_on"]
 
@@ -106,6 +107,10 @@ def float_slots(
     domain: str, op: str, opset: int, inputs: int, outputs: int, half: FloatType = FP16
 ) -> FloatSlots:
     """Convertible slots of a node with so many inputs and outputs. Ops without a schema stay FP32."""
+    if (own := contrib_slots(domain, op, opset)) is not None:
+        if half is not FP16:
+            return _NONE  # few kernels of ONNX Runtime's own ops have BFLOAT16
+        return FloatSlots(True, own[0] & frozenset(range(inputs)), own[1] & frozenset(range(outputs)))
     if op in _FP32_ONLY or op in _FP32_FOR[half.name] or not opset:
         return _NONE
     return _slots(domain, op, opset, inputs, outputs, f"tensor({half.suffix})")
