@@ -41,6 +41,7 @@ def _index(families: dict[str, list[Rule]]) -> str:
         "# Rules",
         "",
         f"{count} shipped rules in {len(families)} families; `onnx-fp16fix rules show ID` prints a page.",
+        "[failure-patterns.md](../failure-patterns.md) goes the other way: from what breaks to the rules that know it.",
     ]
     for family, rules in sorted(families.items()):
         lines += [
