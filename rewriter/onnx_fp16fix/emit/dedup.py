@@ -6,8 +6,8 @@ import hashlib
 
 import onnx
 
-from onnx_fp16fix.graph import ScopeView, build_view
 from onnx_fp16fix.model import Model, Patch, apply_patches
+from onnx_fp16fix.model.model import subgraphs
 from onnx_fp16fix.model.tensors import is_external
 
 __all__ = ["share_constants"]
@@ -19,11 +19,11 @@ def share_constants(model: Model) -> Model:
     Those that a caller may set (graph inputs), that leave the graph, or that bodies read stay as they are, and so do
     weights in other files.
     """
-    scope = build_view(model).main
+    promised = _promised(model.proto.graph)
     kept: dict[tuple[int, tuple[int, ...], bytes], str] = {}
     renamed: dict[str, str] = {}
     for tensor in model.proto.graph.initializer:
-        if is_external(tensor) or not tensor.HasField("raw_data") or _is_promised(scope, tensor.name):
+        if is_external(tensor) or not tensor.HasField("raw_data") or tensor.name in promised:
             continue
         content = hashlib.sha256(tensor.raw_data).digest()
         first = kept.setdefault((tensor.data_type, tuple(tensor.dims), content), tensor.name)
@@ -42,6 +42,13 @@ def share_constants(model: Model) -> Model:
     return apply_patches(model, [patch])
 
 
-def _is_promised(scope: ScopeView, name: str) -> bool:
-    tensor = scope.tensor(name)
-    return tensor is None or name in scope.inputs or bool(scope.outside_uses(tensor))
+def _promised(graph: onnx.GraphProto) -> set[str]:
+    """Names that belong to others too: of inputs, outputs, and whatever bodies read."""
+    inside = (body for node in graph.node if node.attribute for _, body in subgraphs(node))
+    return {info.name for info in (*graph.input, *graph.output)}.union(*map(_read_in, inside))
+
+
+def _read_in(body: onnx.GraphProto) -> set[str]:
+    names = {name for node in body.node for name in node.input} | {info.name for info in body.output}
+    inside = (inner for node in body.node if node.attribute for _, inner in subgraphs(node))
+    return names.union(*map(_read_in, inside))

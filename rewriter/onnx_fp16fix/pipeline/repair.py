@@ -15,6 +15,7 @@ from onnx_fp16fix.outcome import Outcome
 from onnx_fp16fix.pipeline.accuracy import admit_floor, aimed_error, mend_accuracy, simulate
 from onnx_fp16fix.pipeline.arguments import check_arguments
 from onnx_fp16fix.pipeline.channels import equalize_channels
+from onnx_fp16fix.pipeline.collector import few_collections
 from onnx_fp16fix.pipeline.conclude import TensorRTMode, conclude
 from onnx_fp16fix.pipeline.exact import broken_promises
 from onnx_fp16fix.pipeline.findings import nan_findings, plan_findings
@@ -28,7 +29,7 @@ from onnx_fp16fix.pipeline.rules import RuleStage, load_all, requests_to_plan
 from onnx_fp16fix.pipeline.state import Io, Precision, State, by_scope, emit, type_for
 from onnx_fp16fix.pipeline.targets import apply_rules, asked_targets
 from onnx_fp16fix.pipeline.trust import refuse_unproven
-from onnx_fp16fix.pipeline.wishes import Names, gather_wishes
+from onnx_fp16fix.pipeline.wishes import Names, Targets, gather_wishes
 from onnx_fp16fix.plan import Plan, make_plan
 from onnx_fp16fix.progress import Progress, Silent
 from onnx_fp16fix.simulate import Mode
@@ -40,6 +41,7 @@ RuleSources = str | Path | Sequence[str | Path] | None
 _SILENT = Silent()
 
 
+@few_collections()
 def fix(
     model: ModelSource,
     data: Source = None,
@@ -104,14 +106,14 @@ def fix(
         allow=allow,
         force=force,
     )
-    chosen, half = wishes.allowed(load_all(rules)), type_for(precision)
+    chosen, half = load_all(rules), type_for(precision)
     stage = RuleStage(
         chosen, margin, wishes.allow or DEFAULT_ALLOWED, targets=asked_targets(target, rules, chosen, half)
     )
     run = Run("fix", model, data, progress, samples, seed, ranges, kernels=kernels)
     refuse_old_opset(run.model, half)
     base = inline_functions(run.model)
-    targets = wishes.targets(build_view(base))
+    targets = wishes.targets(build_view(base)) if wishes.name_nodes() else Targets()
     view, table = calibrated(run, base)
     steps: tuple[Step, ...] = ()
     if stage.targets:
@@ -164,6 +166,7 @@ def fix(
     return locked(run, state, emitted, outcome, precision, io, tolerances)
 
 
+@few_collections()
 def apply(
     model: ModelSource,
     rules: RuleSources,

@@ -12,7 +12,7 @@ from onnx_fp16fix.calibrate import RangeTable, TensorRange
 from onnx_fp16fix.calibrate.ranges import tensor_key
 from onnx_fp16fix.errors import Problem, UsageError
 from onnx_fp16fix.graph import GraphView, ScopeView
-from onnx_fp16fix.language import EQUAL, Rule
+from onnx_fp16fix.language import EQUAL
 from onnx_fp16fix.language.operations import closest, is_known, similar_ops
 from onnx_fp16fix.plan import Place
 
@@ -48,9 +48,9 @@ class Wishes:
     allow: frozenset[str] | None = None
     force: bool = False
 
-    def allowed(self, rules: tuple[Rule, ...]) -> tuple[Rule, ...]:
-        """The rules whose equality class may be used."""
-        return rules if self.allow is None else tuple(rule for rule in rules if rule.equal in self.allow)
+    def name_nodes(self) -> bool:
+        """Whether any wish is about nodes."""
+        return any((self.keep_fp32, self.keep_fp32_ops, self.force_fp16, self.force_fp16_ops))
 
     def targets(self, view: GraphView) -> Targets:
         """The nodes meant. Raises UsageError for a wish that no node answers and for nodes wanted both ways."""
