@@ -1,6 +1,6 @@
 """What planning costs: CPU seconds of the solver, of the whole plan, and of ``fix`` beyond calibration.
 
-python -m benchmarks.planning [GRAPH ...] [NODES ...]      rms, islands, conv, attention; 1000 and 10000 nodes
+python -m benchmarks.planning [GRAPH ...] [NODES ...]      rms, islands, conv, attention, gated, mixed; 1000 and 10000 nodes
 
 Each row is taken in a process of its own, on a model made here with data that put every block of it at risk. ``at
 risk``: nodes that the solver looks at. ``fix`` runs without verification; ``beyond calibration`` is all of it but
@@ -130,11 +130,37 @@ def _layer_norm(g: Writer, x: str) -> str:
     return g.op("Add", g.op("Mul", normed, g.constant(np.ones(WIDTH))), g.constant(np.zeros(WIDTH)))
 
 
+def gated(nodes: int) -> onnx.ModelProto:
+    """Convolutions with SiLU of features that reach 1e6: each gate needs its true operand, so each costs a Mul."""
+    g = Writer()
+    x = g.op("Conv", "x", g.weight(8, 3, 3, 3), pads=[1] * 4)
+    while len(g.nodes) < nodes:
+        big = g.op("Conv", x, g.weight(8, 8, 3, 3, gain=1e6), g.constant(np.ones(8)), pads=[1] * 4)
+        silu = g.op("Mul", big, g.op("Sigmoid", big))
+        bias = g.constant(np.ones(8))
+        x = g.op("Tanh", g.op("Conv", silu, g.weight(8, 8, 3, 3, gain=1e-6), bias, pads=[1] * 4))
+    return g.model(x, [1, 3, 4, 4])
+
+
+def mixed(nodes: int) -> onnx.ModelProto:
+    """The RMS stream with a branch in each block that no exponent saves: exponentials of up to 1e6."""
+    g = Writer()
+    stream = g.op("MatMul", "x", g.weight(WIDTH, WIDTH, gain=3000.0))
+    while len(g.nodes) < nodes:
+        normed = _rms_norm(g, stream)
+        grown = g.op("Exp", g.op("Mul", g.op("Tanh", normed), g.number(14.0)))
+        logged = g.op("Log", g.op("Add", grown, g.number(1.0)))
+        stream = g.op("Add", stream, g.op("MatMul", logged, g.weight(WIDTH, WIDTH)))
+    return g.model(_rms_norm(g, stream), [ROWS, WIDTH])
+
+
 MODELS: dict[str, Callable[[int], onnx.ModelProto]] = {
     "rms": rms,
     "islands": islands,
     "conv": conv,
     "attention": attention,
+    "gated": gated,
+    "mixed": mixed,
 }
 
 

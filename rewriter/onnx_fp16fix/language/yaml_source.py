@@ -130,7 +130,7 @@ class _Builder:
         return tree
 
     def _events(self) -> Iterator[yaml.Event]:
-        """libyaml reads ten times faster; where it finds fault, or is absent, PyYAML's own parser says what is wrong."""
+        """libyaml is ten times faster; where it is absent or finds fault, PyYAML's own parser says what is wrong."""
         if yaml.__with_libyaml__:
             try:
                 return iter(list(yaml.parse(self.text, Loader=yaml.CSafeLoader)))

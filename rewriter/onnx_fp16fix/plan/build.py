@@ -12,46 +12,33 @@ Graph inputs count as made by an FP32 node, graph outputs and tensors read by bo
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Set
-
 import onnx_graphsurgeon as gs
 
-from onnx_fp16fix.operators import Relation, flops
-from onnx_fp16fix.plan.facts import Facts, NodeView
-from onnx_fp16fix.plan.need import Need
-from onnx_fp16fix.plan.prices import Prices
+from onnx_fp16fix.operators import flops
 from onnx_fp16fix.plan.problem import Problem
 from onnx_fp16fix.plan.program import combine
 from onnx_fp16fix.plan.region import prone_to_fp32
 from onnx_fp16fix.plan.rows import operand_rows, relation_rows, tensor_rows
-from onnx_fp16fix.plan.tolerate import overflow_tolerant
 from onnx_fp16fix.plan.variables import largest_exponent, node_variables, tensor_variables
 
 __all__ = ["build_problem"]
 
 
 def build_problem(
-    facts: Facts,
-    views: Sequence[NodeView],
-    relations: Sequence[Relation],
-    need: Need,
-    nodes: Set[int],
-    forced: Mapping[int, str],
-    prices: Prices,
-    *,
-    all_prone: bool = False,
-    half: Set[int] = frozenset(),
-    max_fp32_flops: float | None = None,
+    region: Problem, *, all_prone: bool = False, max_fp32_flops: float | None = None
 ) -> Problem:
-    """Variables and rows for the nodes of a region; everything outside stays FP16 at exponent 0.
+    """Variables and rows for the nodes of ``region``, which has none yet; everything outside stays FP16 at the
+    exponents of ``fixed``.
 
     Only nodes that scaling may not save get the choice of FP32, unless ``all_prone``: fewer choices, faster answer.
-    ``half``: nodes that run in FP16. ``max_fp32_flops``: share of all FLOPs that FP32 may have.
+    ``max_fp32_flops``: share of all FLOPs that FP32 may have.
     """
-    problem = Problem(facts, views, relations, need, nodes, forced, prices, half=half)
+    problem = region.blank()
     problem.bound = largest_exponent(problem)
-    problem.tolerant = overflow_tolerant(facts, relations)
-    prone = nodes if all_prone else prone_to_fp32(facts, views, relations, need, nodes, forced)
+    nodes = problem.nodes
+    prone = nodes if all_prone else prone_to_fp32(
+        problem.facts, problem.views, problem.relations, problem.need, nodes, problem.forced
+    )  # fmt: skip
     for index in sorted(nodes):
         node_variables(problem, index, index in prone)
     tensors = _tensors(problem)

@@ -26,7 +26,8 @@ class Demands:
     """Variables are numbers of ``ties``; number 0 is what cannot move.
 
     ``least``: (v, weight, bound): weight * v >= bound; ``most``: (v, bound, bits): v <= bound, or bits lost;
-    ``charges``: (v, price): a Mul unless v is 0; ``casts``: the price of casts that precisions ask for.
+    ``charges``: (v, price) by tensor: a Mul unless v is 0; ``casts``: prices of those that precisions ask for, by
+    tensor.
     """
 
     ties: Ties = field(default_factory=Ties)
@@ -38,10 +39,24 @@ class Demands:
     constant: dict[Slot, int] = field(default_factory=dict)
     least: list[tuple[int, int, int]] = field(default_factory=list)
     most: list[tuple[int, int, Bits]] = field(default_factory=list)
-    charges: list[tuple[int, float]] = field(default_factory=list)
+    charges: dict[int, tuple[int, float]] = field(default_factory=dict)
     results: dict[int, int] = field(default_factory=dict)
     """Tensors whose true value is needed outside, by identity."""
-    casts: float = 0.0
+    casts: dict[int, float] = field(default_factory=dict)
+    stuck: set[int] = field(default_factory=set)
+    """Nodes with operands that cannot move but would have to."""
+
+    def at_least(self, node: int, variable: int, weight: int, bound: int) -> None:
+        """A demand that shows at the node."""
+        self.least.append((variable, weight, bound))
+        if not variable and bound > 0:
+            self.stuck.add(node)
+
+    def at_most(self, node: int, variable: int, bound: int, bits: Bits) -> None:
+        """A demand that shows at the node."""
+        self.most.append((variable, bound, bits))
+        if not variable and bound < 0:
+            self.stuck.add(node)
 
     def variable(self, bounds: tuple[int, int], *, steps: bool = True) -> int:
         """A new variable."""
@@ -108,7 +123,7 @@ class _Collector:
             for inner in relation.inner:
                 if inner.magnitude > 0:
                     lowest = self.facts.lowest_for(inner.magnitude * self.facts.margin)
-                    found.least.append((variables.get(inner.operand, 0), inner.coefficient, lowest))
+                    found.at_least(index, variables.get(inner.operand, 0), inner.coefficient, lowest)
 
     def _constant(self, slot: Slot) -> int:
         bound = self.problem.bound
@@ -136,7 +151,7 @@ class _Collector:
 
     def _charge(self, variable: int, tensor: gs.Tensor) -> None:
         price = self.problem.prices.mul(self.facts.range(tensor).numel)
-        self.found.charges.append((variable, price * self.facts.repeats(tensor)))
+        self.found.charges[id(tensor)] = (variable, price * self.facts.repeats(tensor))
 
     def _operand(self, view: NodeView, slot: int, tensor: gs.Tensor, variable: int, constant: bool) -> None:
         """What an operand read as FP16 must satisfy."""
@@ -145,42 +160,44 @@ class _Collector:
         if lowest is not None and slot not in view.relation.saturating:
             tolerant = problem.tolerant
             if id(tensor) not in tolerant or not passes_overflow(facts, view.node, slot, tolerant):
-                found.least.append((variable, 1, lowest))
+                found.at_least(view.node.index, variable, 1, lowest)
         place = (view.node.index, slot)
         if not constant:
-            self._needs(tensor, variable)
+            self._needs(view.node.index, tensor, variable)
             if self._made(tensor):
-                self._typical(tensor, variable)
+                self._typical(view.node.index, tensor, variable)
         elif place in problem.need.raised:
             pass  # it vanishes at no exponent: emission raises it
         elif (guard := problem.need.guards.get(place)) is not None:
-            found.most.append((variable, guard, ()))
+            found.at_most(view.node.index, variable, guard, ())
         else:
-            self._typical(tensor, variable)
+            self._typical(view.node.index, tensor, variable)
 
-    def _typical(self, tensor: gs.Tensor, variable: int) -> None:
+    def _typical(self, node: int, tensor: gs.Tensor, variable: int) -> None:
         typical = self.facts.typical(tensor)
         if typical is not None:
-            self.found.most.append((variable, typical, tuple(typical_bits(self.problem, tensor))))
+            self.found.at_most(node, variable, typical, tuple(typical_bits(self.problem, tensor)))
 
-    def _needs(self, tensor: gs.Tensor, variable: int) -> None:
+    def _needs(self, node: int, tensor: gs.Tensor, variable: int) -> None:
         need, prices = self.problem.need, self.problem.prices
         highest, guard = need.highest(tensor), need.highest_guard(tensor)
         if highest is not None:
-            self.found.most.append((variable, highest, ((prices.need_most, prices.need_bit),)))
+            self.found.at_most(node, variable, highest, ((prices.need_most, prices.need_bit),))
         if guard is not None:
-            self.found.most.append((variable, guard, ()))
+            self.found.at_most(node, variable, guard, ())
 
     def _tensor(self, tensor: gs.Tensor) -> None:
         """What a tensor must satisfy as it is made, and its casts."""
         made, variable = self._made(tensor), self.found.exponent[id(tensor)]
-        if not made:
+        producer = self.scope.producer(tensor)
+        if not made and producer is not None:
+            node = producer.index
             lowest = self.facts.lowest(tensor)
             if lowest is not None and id(tensor) not in self.problem.tolerant:
-                self.found.least.append((variable, 1, lowest))
-            self._typical(tensor, variable)
-            self._needs(tensor, variable)
-        if self.kept and self.scope.producer(tensor) is not None:
+                self.found.at_least(node, variable, 1, lowest)
+            self._typical(node, tensor, variable)
+            self._needs(node, tensor, variable)
+        if self.kept and producer is not None:
             views = self.problem.views
             reads = {
                 self._read(views[node.index], inp(slot), tensor)
@@ -188,4 +205,4 @@ class _Collector:
             }
             if (not made) in reads:
                 price = self.problem.prices.cast(self.facts.range(tensor).numel)
-                self.found.casts += price * self.facts.repeats(tensor)
+                self.found.casts[id(tensor)] = price * self.facts.repeats(tensor)

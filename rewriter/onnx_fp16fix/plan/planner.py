@@ -4,10 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from itertools import product
-
-import numpy as np
-import numpy.typing as npt
 
 from onnx_fp16fix.calibrate.ranges import RangeTable
 from onnx_fp16fix.graph import ScopeView
@@ -19,13 +15,15 @@ from onnx_fp16fix.plan.build import build_problem
 from onnx_fp16fix.plan.exact import exact_nodes
 from onnx_fp16fix.plan.explain import reason_for_fp32, reason_for_mul
 from onnx_fp16fix.plan.facts import Facts, NodeView
+from onnx_fp16fix.plan.local import solve_locally
 from onnx_fp16fix.plan.need import Need, needs
-from onnx_fp16fix.plan.plan import Plan, Slot
+from onnx_fp16fix.plan.plan import Plan
 from onnx_fp16fix.plan.prices import Prices
 from onnx_fp16fix.plan.problem import Problem
-from onnx_fp16fix.plan.region import region
+from onnx_fp16fix.plan.region import WHOLE, region
 from onnx_fp16fix.plan.risk import Risk, find_risks
 from onnx_fp16fix.plan.scaling import scale_alone
+from onnx_fp16fix.plan.solution import Solution
 from onnx_fp16fix.plan.split import split
 from onnx_fp16fix.plan.tolerate import overflow_tolerant
 from onnx_fp16fix.plan.variables import largest_exponent
@@ -103,72 +101,63 @@ def _plan_scope(
     if only is None or seeds:  # what joins FP32 nodes may be cheaper in FP32 than behind casts
         seeds |= {view.node.index for view in views if not view.slots.fp16 and view.operands}
     nodes = region(facts, views, relations, seeds)
-    alone = _scaled(
-        Problem(facts, views, relations, need, nodes, forced, settings.prices), settings.time_limit
-    )
-    if alone is not None:
-        return _read(*alone, risks, need)
-    # where scaling alone has no answer somewhere every node of the region may choose FP32; a budget goes last
+    whole = Problem(facts, views, relations, need, nodes, forced, settings.prices, half=frozenset(fp16))
+    whole.tolerant = overflow_tolerant(facts, relations)
+    solution = _solve_scaling(whole, settings)
+    if solution is not None:
+        return _read(whole, solution, risks, need)
     budgets = (None,) if max_fp32_flops is None else (max_fp32_flops, None)
-    for budget, all_prone in product(budgets, (False, True)):
-        problem = build_problem(
-            facts, views, relations, need, nodes, forced, settings.prices,
-            all_prone=all_prone, half=frozenset(fp16), max_fp32_flops=budget,
-        )  # fmt: skip
-        values = problem.program.solve(settings.time_limit)
-        if values is not None:
-            return _read(problem, values, float(np.dot(problem.program.cost, values)), risks, need)
-    return _all_fp32(problem, risks)
+    for budget in budgets:
+        if (solved := _solve(whole, settings, budget)) is not None:
+            return _read(*solved, risks, need)
+    return _all_fp32(whole, risks)
 
 
-def _scaled(
-    problem: Problem, time_limit: float | None
-) -> tuple[Problem, npt.NDArray[np.float64], float] | None:
-    """Exponents alone, if no other choice could be cheaper; in the form of a solved program."""
+def _solve_scaling(problem: Problem, settings: _Settings) -> Solution | None:
+    """By exponents alone, where no other choice could be cheaper; in large regions by exponents alone almost
+    everywhere."""
     problem.bound = largest_exponent(problem)
-    problem.tolerant = overflow_tolerant(problem.facts, problem.relations)
-    found = scale_alone(problem, time_limit)
-    if found is None or found.breached or found.price > problem.prices.launch:
+    found = scale_alone(problem, settings.time_limit)
+    if found is None:
         return None
-    values = [
-        *found.exponent.values(),
-        *found.constant.values(),
-        *found.result.values(),
-    ]
-    places = iter(range(len(values)))
-    problem.exponent = dict(zip(found.exponent, places, strict=False))
-    problem.constant = dict(zip(found.constant, places, strict=False))
-    problem.result = dict(zip(found.result, places, strict=False))
-    return problem, np.asarray(values, float), found.price + found.steps
+    large = len(problem.nodes) > WHOLE
+    price = found.price if large else found.price + sum(found.muls.values())
+    if not found.breached and price <= problem.prices.launch:
+        return found.solution
+    if not large or settings.max_fp32_flops is not None:
+        return None
+    return solve_locally(problem, found, lambda part: _solve(part, settings))
 
 
-def _read(
-    problem: Problem, values: npt.NDArray[np.float64], cost: float, risks: tuple[Risk, ...], need: Need
-) -> Plan:
-    def chosen(variables: Mapping[Slot, int]) -> dict[Slot, int]:
-        return {slot: int(values[variable]) for slot, variable in variables.items() if values[variable]}
+def _solve(
+    problem: Problem, settings: _Settings, budget: float | None = None
+) -> tuple[Problem, Solution] | None:
+    """By the whole program over the nodes of ``problem``; None if no solution was found."""
+    # where scaling alone has no answer somewhere every node of the region may choose FP32
+    for all_prone in (False, True):
+        built = build_problem(problem, all_prone=all_prone, max_fp32_flops=budget)
+        values = built.program.solve(settings.time_limit)
+        if values is not None:
+            return built, Solution.of(built, values)
+    return None
 
-    scope = problem.facts.scope
+
+def _read(problem: Problem, solution: Solution, risks: tuple[Risk, ...], need: Need) -> Plan:
+    scope, facts = problem.facts.scope, problem.facts
     tensors = {id(tensor): tensor for node in scope.nodes for tensor in (*node.inputs, *node.outputs)}
     exponents: dict[str, int] = {}
     entries: dict[str, int] = {}
-    for key, variable in problem.exponent.items():
-        if values[variable]:
-            made = scope.producer(tensors[key]) is not None
-            (exponents if made else entries)[problem.facts.key(tensors[key])] = int(values[variable])
-    results = {
-        problem.facts.key(tensors[key]): int(values[variable])
-        for key, variable in problem.result.items()
-        if values[variable]
-    }
-    muls, operands = chosen(problem.shift), chosen(problem.constant)
-    fp32 = [index for index, variable in problem.fp32.items() if values[variable]]
-    fp32 += [index for index in problem.follows if any(values[v] for v in problem.precision(index))]
-    fp32 += [
+    for key, value in solution.exponent.items():
+        made = scope.producer(tensors[key]) is not None
+        (exponents if made else entries)[facts.key(tensors[key])] = value
+    results = {facts.key(tensors[key]): value for key, value in solution.result.items()}
+    muls, operands = solution.shift, solution.constant
+    kept = {
         view.node.index
         for view in problem.views
         if problem.is_fp32(view.node.index) and view.operands and not _only_holds_bodies(problem, view)
-    ]
+    }
+    fp32 = solution.fp32 | kept
     reasons = {
         index: reason_for_fp32(problem, index, {**entries, **exponents}, operands, muls)
         for index in sorted(fp32)
@@ -186,7 +175,7 @@ def _read(
         lost_bits=_lost_bits(problem, exponents),
         flops=total,
         fp32_flops_share=share,
-        cost=cost,
+        cost=solution.cost,
         risks=risks,
     )
 

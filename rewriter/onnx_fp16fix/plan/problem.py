@@ -50,6 +50,15 @@ class Problem:
     """Nodes without a choice: they run in FP16."""
     tolerant: frozenset[int] = frozenset()
     """Tensors whose overflow does no harm, by identity."""
+    fixed: Mapping[int, int] = field(default_factory=dict)
+    """Exponents other than 0 of tensors that nodes outside make or read too, by identity."""
+
+    def blank(self) -> Problem:
+        """The same region, without variables."""
+        return Problem(
+            self.facts, self.views, self.relations, self.need, self.nodes, self.forced, self.prices,
+            half=self.half, fixed=self.fixed, tolerant=self.tolerant,
+        )  # fmt: skip
 
     def encloses(self, tensor: gs.Tensor) -> bool:
         """Whether all that makes and reads the tensor is in the region: what is outside of it would not know of an
@@ -91,6 +100,14 @@ class Problem:
             else {Program.ONE: 1.0}
         )
 
+    def stored(self, tensor: gs.Tensor) -> Terms:
+        """Exponent of a computed tensor, as an expression."""
+        variable = self.exponent.get(id(tensor))
+        if variable is not None:
+            return {variable: 1.0}
+        value = self.fixed.get(id(tensor))
+        return {Program.ONE: float(value)} if value else {}
+
     def operand(self, index: int, operand: Operand) -> Terms:
         """Exponent that a slot sees, as an expression."""
         tensor = self.views[index].tensor(operand)
@@ -99,9 +116,7 @@ class Problem:
         if operand[0] == "in" and self.facts.is_constant(tensor):
             variable = self.constant.get((index, operand[1]))
             return ZERO if variable is None else {variable: 1.0}
-        terms: Terms = {}
-        if id(tensor) in self.exponent:
-            terms[self.exponent[id(tensor)]] = 1.0
+        terms = self.stored(tensor)
         if operand[0] == "in" and (index, operand[1]) in self.shift:
             terms[self.shift[index, operand[1]]] = 1.0
         return terms

@@ -8,7 +8,7 @@ from onnx_fp16fix.operators import Operand, Relation
 from onnx_fp16fix.plan.facts import Facts, NodeView
 from onnx_fp16fix.plan.need import Need
 
-__all__ = ["prone_to_fp32", "region"]
+__all__ = ["WHOLE", "neighbours", "prone_to_fp32", "region"]
 
 _RIM = 2
 """Steps beyond what shares a scale: neighbours that may join an FP32 island or share a shift of weights."""
@@ -16,7 +16,7 @@ _SPARE_BITS = 4
 """Bits of a tensor's small values that scaling may give up before FP32 becomes an alternative."""
 _REACH = 24
 """Scales up to here are always at hand; tensors that ask for more (1e12 and up) may be better off in FP32."""
-_WHOLE = 400
+WHOLE = 400
 """Graphs of up to this many nodes are optimised whole: the program is small anyway."""
 
 
@@ -29,12 +29,12 @@ def region(
     """Indices of the nodes to optimise, given the nodes at risk. Linear in the edges it visits."""
     if not seeds:
         return frozenset()
-    if len(views) <= _WHOLE:
+    if len(views) <= WHOLE:
         return frozenset(range(len(views)))
     chosen = set(seeds)
     for _ in range(_RIM):
         _add_tied(facts, views, relations, chosen)
-        chosen |= {index for node in tuple(chosen) for index in _neighbours(facts, views[node], None)}
+        chosen |= {index for node in tuple(chosen) for index in neighbours(facts, views[node])}
     _add_tied(facts, views, relations, chosen)
     return frozenset(chosen)
 
@@ -47,7 +47,7 @@ def _add_tied(
     stack = list(chosen)
     while stack:
         index = stack.pop()
-        for other in _neighbours(facts, views[index], tied[index]):
+        for other in neighbours(facts, views[index], tied[index]):
             if other not in chosen:
                 chosen.add(other)
                 tied[other] = _tied_operands(facts, views[other], relations[other])
@@ -66,7 +66,7 @@ def _tied_operands(facts: Facts, view: NodeView, relation: Relation) -> frozense
     return frozenset(tied)
 
 
-def _neighbours(facts: Facts, view: NodeView, operands: frozenset[Operand] | None) -> set[int]:
+def neighbours(facts: Facts, view: NodeView, operands: frozenset[Operand] | None = None) -> set[int]:
     """Nodes that make or read the given operands' tensors (all float operands if None)."""
     found: set[int] = set()
     for operand in view.operands if operands is None else operands:
@@ -116,4 +116,4 @@ def prone_to_fp32(
             ):
                 prone.add(index)
                 break
-    return frozenset(prone.union(*(_neighbours(facts, views[index], None) for index in prone)) & set(nodes))
+    return frozenset(prone.union(*(neighbours(facts, views[index]) for index in prone)) & set(nodes))

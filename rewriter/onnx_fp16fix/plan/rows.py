@@ -120,7 +120,7 @@ def tensor_rows(problem: Problem, tensor: gs.Tensor) -> None:
     """What a tensor made in FP16 must satisfy, its true value outside, and its casts."""
     facts, program = problem.facts, problem.program
     made = problem.made(tensor)
-    exponent: Terms = {problem.exponent[id(tensor)]: 1.0} if id(tensor) in problem.exponent else {}
+    exponent = problem.stored(tensor)
     lowest = facts.lowest(tensor)
     if lowest is not None and id(tensor) not in problem.tolerant:
         _at_least(problem, exponent, 1, lowest, made)

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from onnx_fp16fix.plan.demands import Demands, find_demands
 from onnx_fp16fix.plan.problem import Problem
 from onnx_fp16fix.plan.program import Program
+from onnx_fp16fix.plan.solution import Solution
 from onnx_fp16fix.plan.ties import Classes
 
 __all__ = ["Scaling", "scale_alone"]
@@ -33,19 +34,19 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Scaling:
-    """``exponent`` by tensor identity, ``constant`` by slot, ``result`` by tensor identity: those other than 0.
+    """``price``: of lost bits and casts; ``muls``: of those at the border, by tensor; ``breached``: whether any tensor
+    asks for more than exponents can give. ``solution.cost`` counts steps as well.
 
-    ``price``: of lost bits, Muls at the border and casts; ``steps``: of the distance from the original. ``breached``:
-    variables of ``demands`` that ask for more than exponents can give.
+    ``paid``: tensors by identity, and nodes, where something is paid or asked for in vain; ``tied``: these and
+    all whose exponents are tied to theirs.
     """
 
-    exponent: dict[int, int]
-    constant: dict[tuple[int, int], int]
-    result: dict[int, int]
+    solution: Solution
     price: float
-    steps: float
-    breached: frozenset[int]
-    demands: Demands
+    muls: dict[int, float]
+    breached: bool
+    paid: tuple[frozenset[int], frozenset[int]]
+    tied: tuple[frozenset[int], frozenset[int]]
 
 
 def scale_alone(problem: Problem, time_limit: float | None = None) -> Scaling | None:
@@ -167,7 +168,7 @@ class _Unknowns:
             columns[place] = self._widened(program, int(place), prices)
         for equation in self.classes.equations:
             program.row({columns[place]: float(weight) for place, weight in equation.items()}, 0, 0)
-        for variable, price in self.demands.charges:
+        for variable, price in self.demands.charges.values():
             place, factor = self.of[variable], float(self.factor[variable])
             if self.low[place] < self.high[place]:
                 used = program.variable(0, 1, price, integer=True)
@@ -207,22 +208,36 @@ class _Unknowns:
         demands = self.demands
         chosen = values[self.of] * self.factor
         excess = np.maximum(self.slope * values[self.unknown] - self.offset, 0)
-        breached = self.variable[self.breach & (excess > 0)]
-        price = float(excess @ self.price) + demands.casts
-        price += sum(each for variable, each in demands.charges if chosen[variable])
+        price = float(excess @ self.price) + sum(demands.casts.values())
+        muls = {key: each for key, (v, each) in demands.charges.items() if chosen[v]}
+        paid = np.zeros(len(self.of), bool)
+        paid[self.variable[excess > 0]] = True
+        paid[0] = False
+        tied = np.zeros(len(values), bool)
+        tied[self.of[paid]] = True
 
         def other(variables: Mapping[Key, int]) -> dict[Key, int]:
             return {key: int(chosen[v]) for key, v in variables.items() if chosen[v]}
 
         return Scaling(
-            exponent=other(demands.exponent),
-            constant=other(demands.constant),
-            result={key: -value for key, value in other(demands.results).items()},
-            price=price,
-            steps=float(np.abs(values) @ self.steps),
-            breached=frozenset(breached.tolist()),
-            demands=demands,
+            Solution(
+                exponent=other(demands.exponent),
+                constant=other(demands.constant),
+                result={key: -value for key, value in other(demands.results).items()},
+                cost=price + sum(muls.values()) + float(np.abs(values) @ self.steps),
+            ),
+            price,
+            muls,
+            breached=bool((excess > 0)[self.breach].any()),
+            paid=self._places(paid),
+            tied=self._places(tied[self.of]),
         )
+
+    def _places(self, chosen: npt.NDArray[np.bool_]) -> tuple[frozenset[int], frozenset[int]]:
+        demands = self.demands
+        tensors = frozenset(key for key, v in demands.exponent.items() if chosen[v])
+        nodes = frozenset(index for (index, _), v in demands.constant.items() if chosen[v])
+        return tensors | demands.casts.keys(), nodes | demands.stuck
 
 
 @dataclass(frozen=True)

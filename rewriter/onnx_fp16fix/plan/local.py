@@ -1,0 +1,84 @@
+"""The whole program where exponents alone do not do, and there only: what is around stays as they have it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Set
+from dataclasses import replace
+
+from onnx_fp16fix.plan.problem import Problem
+from onnx_fp16fix.plan.region import neighbours
+from onnx_fp16fix.plan.scaling import Scaling
+from onnx_fp16fix.plan.solution import Solution
+
+__all__ = ["solve_locally"]
+
+_RIM = 2
+"""Steps around what is paid for: makers and readers that may share an island, or take a Mul."""
+_WIDE = 1500
+"""Nodes whose exponents are tied to those in question are free as well, if they are no more than these."""
+
+
+def solve_locally(
+    problem: Problem, scaling: Scaling, solve: Callable[[Problem], tuple[Problem, Solution] | None]
+) -> Solution | None:
+    """Exponents of ``scaling``, bettered in each part of the region where it pays or fails.
+
+    ``problem``: of the region, without variables. ``solve`` makes and solves the program over the nodes of a problem.
+    None where a part has no solution.
+    """
+    found, price = scaling.solution, 0.0
+    tensors, nodes = set[int](), set[int]()
+    for part in _parts(problem, scaling):
+        solved = solve(replace(problem, nodes=part, fixed=found.exponent))
+        if solved is None:
+            return None
+        found.replace(*solved)
+        price += solved[1].cost
+        tensors.update(solved[0].exponent)
+        nodes |= part
+    found.cost = price + _outside(scaling, tensors, nodes, problem.prices.step)
+    return found
+
+
+def _outside(scaling: Scaling, tensors: Set[int], nodes: Set[int], step: float) -> float:
+    """The price of what is left of ``scaling`` outside the given places."""
+    found, muls = scaling.solution, scaling.muls
+    steps = sum(
+        abs(value)
+        for key, value in found.exponent.items()
+        if key not in tensors
+        and (key not in muls or key in found.result)  # a Mul on a graph input has no steps
+    )
+    steps += sum(abs(value) for (index, _), value in found.constant.items() if index not in nodes)
+    return step * steps + sum(price for key, price in muls.items() if key not in tensors)
+
+
+def _parts(problem: Problem, scaling: Scaling) -> list[frozenset[int]]:
+    """Nodes around what is paid for, those that hang together as one."""
+    facts, views = problem.facts, problem.views
+
+    def around(places: tuple[frozenset[int], frozenset[int]]) -> set[int]:
+        tensors, nodes = places
+        chosen = {
+            i for i in problem.nodes if any(id(views[i].tensor(o)) in tensors for o in views[i].operands)
+        }
+        chosen |= nodes
+        for _ in range(_RIM):
+            chosen |= {other for index in tuple(chosen) for other in neighbours(facts, views[index])}
+        return chosen & problem.nodes
+
+    left = around(scaling.tied)
+    if len(left) > _WIDE:
+        left = around(scaling.paid)
+    parts = []
+    for start in sorted(left):
+        part, stack = set[int](), [start]
+        while stack:
+            index = stack.pop()
+            if index in left:
+                left.remove(index)
+                part.add(index)
+                stack += neighbours(facts, views[index])
+        if part:
+            parts.append(frozenset(part))
+    return parts

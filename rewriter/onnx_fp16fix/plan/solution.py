@@ -1,0 +1,62 @@
+"""What a solved program says, in terms of tensors, slots and nodes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from onnx_fp16fix.plan.plan import Slot
+from onnx_fp16fix.plan.problem import Problem
+
+__all__ = ["Solution"]
+
+Key = TypeVar("Key")
+
+
+@dataclass
+class Solution:
+    """Exponents of tensors by identity, of constant operands by slot; Muls by slot, ``result`` for what leaves the
+    graph; nodes that are FP32 by choice. Only exponents other than 0."""
+
+    exponent: dict[int, int] = field(default_factory=dict)
+    constant: dict[Slot, int] = field(default_factory=dict)
+    shift: dict[Slot, int] = field(default_factory=dict)
+    result: dict[int, int] = field(default_factory=dict)
+    fp32: set[int] = field(default_factory=set)
+    cost: float = 0.0
+
+    @staticmethod
+    def of(problem: Problem, values: npt.NDArray[np.float64]) -> Solution:
+        """``values``: of the variables of the problem's program."""
+
+        def other(variables: Mapping[Key, int]) -> dict[Key, int]:
+            return {key: int(values[variable]) for key, variable in variables.items() if values[variable]}
+
+        fp32 = {index for index, variable in problem.fp32.items() if values[variable]}
+        fp32 |= {index for index in problem.follows if any(values[v] for v in problem.precision(index))}
+        return Solution(
+            other(problem.exponent),
+            other(problem.constant),
+            other(problem.shift),
+            other(problem.result),
+            fp32,
+            float(np.dot(problem.program.cost, values)),
+        )
+
+    def replace(self, problem: Problem, part: Solution) -> None:
+        """Take over what ``part`` says of the variables of ``problem``, a program over some of the nodes."""
+        for own, variables, new in (
+            (self.exponent, problem.exponent, part.exponent),
+            (self.result, problem.result, part.result),
+        ):
+            for key in variables:
+                own.pop(key, None)
+            own.update(new)
+        self.constant = {slot: value for slot, value in self.constant.items() if slot[0] not in problem.nodes}
+        self.constant |= part.constant
+        self.shift |= part.shift
+        self.fp32 |= part.fp32
