@@ -1,6 +1,6 @@
 """What planning costs: CPU seconds of the solver, of the whole plan, and of ``fix`` beyond calibration.
 
-python -m benchmarks.planning [GRAPH ...] [NODES ...]      rms, islands, conv, attention, gated, mixed; 1000 and 10000 nodes
+python -m benchmarks.planning [GRAPH ...] [NODES ...]     all graphs, 1000 and 10000 nodes
 
 Each row is taken in a process of its own, on a model made here with data that put every block of it at risk. ``at
 risk``: nodes that the solver looks at. ``fix`` runs without verification; ``beyond calibration`` is all of it but
