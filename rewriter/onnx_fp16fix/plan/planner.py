@@ -20,7 +20,7 @@ from onnx_fp16fix.plan.need import Need, needs
 from onnx_fp16fix.plan.plan import Plan
 from onnx_fp16fix.plan.prices import Prices
 from onnx_fp16fix.plan.problem import Problem
-from onnx_fp16fix.plan.region import WHOLE, region
+from onnx_fp16fix.plan.region import is_small, region
 from onnx_fp16fix.plan.risk import Risk, find_risks
 from onnx_fp16fix.plan.scaling import scale_alone
 from onnx_fp16fix.plan.solution import Solution
@@ -120,7 +120,7 @@ def _solve_scaling(problem: Problem, settings: _Settings) -> Solution | None:
     found = scale_alone(problem, settings.time_limit)
     if found is None:
         return None
-    large = len(problem.nodes) > WHOLE
+    large = not is_small(len(problem.nodes))
     price = found.price if large else found.price + sum(found.muls.values())
     if not found.breached and price <= problem.prices.launch:
         return found.solution

@@ -8,7 +8,7 @@ from onnx_fp16fix.operators import Operand, Relation
 from onnx_fp16fix.plan.facts import Facts, NodeView
 from onnx_fp16fix.plan.need import Need
 
-__all__ = ["WHOLE", "neighbours", "prone_to_fp32", "region"]
+__all__ = ["is_small", "neighbours", "prone_to_fp32", "region"]
 
 _RIM = 2
 """Steps beyond what shares a scale: neighbours that may join an FP32 island or share a shift of weights."""
@@ -16,8 +16,13 @@ _SPARE_BITS = 4
 """Bits of a tensor's small values that scaling may give up before FP32 becomes an alternative."""
 _REACH = 24
 """Scales up to here are always at hand; tensors that ask for more (1e12 and up) may be better off in FP32."""
-WHOLE = 400
+_WHOLE = 400
 """Graphs of up to this many nodes are optimised whole: the program is small anyway."""
+
+
+def is_small(nodes: int) -> bool:
+    """Whether a program over so many nodes is small however they hang together."""
+    return nodes <= _WHOLE
 
 
 def region(
@@ -29,7 +34,7 @@ def region(
     """Indices of the nodes to optimise, given the nodes at risk. Linear in the edges it visits."""
     if not seeds:
         return frozenset()
-    if len(views) <= WHOLE:
+    if is_small(len(views)):
         return frozenset(range(len(views)))
     chosen = set(seeds)
     for _ in range(_RIM):
