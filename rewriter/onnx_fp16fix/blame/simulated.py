@@ -54,8 +54,11 @@ class Simulated:
         self._switches = switched.switches
         self._reference = open_session(model.proto, base)
         self._session = open_session(switched.proto, base)
-        self._outputs = list(dict.fromkeys(info.name for info in model.proto.graph.output))
+        self.outputs = list(dict.fromkeys(info.name for info in model.proto.graph.output))
         self._held: list[_Sample] = []
+        self._sound: set[str] = set()
+        self.nonfinite: dict[str, bool] = {}
+        """Outputs with NaN or infinities in FP32 already, and whether nothing else was seen in them."""
         self.samples = 0
         """How many the data have, once they were all read."""
         self.nodes: Nodes = frozenset(self._switches)
@@ -90,16 +93,29 @@ class Simulated:
 
     def _samples(self) -> Iterator[_Sample]:
         for feed in self._data:
-            yield _Sample(feed, self._reference.run(feed, self._outputs), _digest(feed))
+            sample = _Sample(feed, self._reference.run(feed, self.outputs), _digest(feed))
+            self._look(sample.expected)
+            yield sample
+
+    def _look(self, expected: Mapping[str, Any]) -> None:
+        for name, value in expected.items():
+            if isinstance(value, np.ndarray) and value.dtype.kind == "f" and value.size:
+                finite = np.isfinite(value)
+                if not finite.all() or name in self.nonfinite:
+                    self.nonfinite[name] = (
+                        self.nonfinite.get(name, name not in self._sound) and not finite.any()
+                    )
+                else:
+                    self._sound.add(name)
 
     def _measure(self, fp32: Nodes, sample: _Sample) -> float:
         nodes = [self._names[index] for index in sorted(fp32 & self.nodes)]
         known = self._cache.get(sample.digest, nodes)
         if known is None:
             switches = {name: np.array(index not in fp32) for index, name in self._switches.items()}
-            found = self._session.run({**sample.feed, **switches}, self._outputs)
+            found = self._session.run({**sample.feed, **switches}, self.outputs)
             known = max(
-                (output_error(found[name], sample.expected[name]) for name in self._outputs), default=0.0
+                (output_error(found[name], sample.expected[name]) for name in self.outputs), default=0.0
             )
             self._cache.put(sample.digest, nodes, known)
         return known

@@ -200,7 +200,9 @@ def check_feed(
     ``filled``: inputs that initializers fill, which a feed may not hold.
     """
     if not isinstance(feed, Mapping):
-        raise data_error("DATA-SOURCE", f"is a {type(feed).__name__}, not a mapping", place, hint=_SOURCES)
+        raise data_error(
+            "DATA-SOURCE", f"is of type {type(feed).__name__}, not a mapping", place, hint=_SOURCES
+        )
     known = {item.name: item for item in inputs}
     problems = [
         _filled(name, place) if name in filled else _unknown(str(name), known, feed, place)
@@ -215,11 +217,15 @@ def check_feed(
     checked = {}
     for name, item in known.items():
         if name in feed:
-            value, problem = _fit(np.asarray(feed[name]), item, place)
+            value, problem = _fit(feed[name], item, place)
             checked[name] = value
             problems += [problem] if problem else []
     if problems:
         raise DataError(problems)
+    if checked and not any(value.size for value in checked.values()):
+        raise data_error(
+            "DATA-EMPTY", "has no element in any input", place, hint="nothing can be measured on it"
+        )
     return checked
 
 
@@ -238,12 +244,19 @@ def _unknown(name: str, known: Mapping[str, Input], feed: Mapping[str, Any], pla
     return Problem("DATA-UNKNOWN", f"the model has no input '{name}'", file=place, tensor=name, hint=hint)
 
 
-def _fit(value: Array, item: Input, place: str) -> tuple[Array, Problem | None]:
+def _fit(given: Any, item: Input, place: str) -> tuple[Array, Problem | None]:
     """The array in the input's type, and what is wrong with it, if anything."""
+    ragged = ""
+    try:
+        value = np.asarray(given)
+    except ValueError as error:  # rows of different lengths
+        value, ragged = np.empty(0), str(error).split(". ")[0]
 
     def problem(code: str, found: str, hint: str | None = None) -> tuple[Array, Problem]:
         return value, Problem(code, f"input '{item.name}' {found}", file=place, tensor=item.name, hint=hint)
 
+    if ragged:
+        return problem("DATA-SHAPE", f"is no array: {ragged[0].lower()}{ragged[1:]}")
     if not item.accepts(value.shape):
         return problem("DATA-SHAPE", f"has shape {list(value.shape)}, expected {item.shape_text()}")
     if np.issubdtype(value.dtype, np.floating) and not np.isfinite(value).all():

@@ -57,9 +57,9 @@ _SAVE = "write it with polygraphy.json.save_json: a list of mappings from input 
 
 
 def _decoded(value: Any, name: str, place: str) -> Any:
-    kind = value.get(_CLASS) if isinstance(value, dict) else type(value).__name__
+    kind = value.get(_CLASS) or "object" if isinstance(value, dict) else type(value).__name__
     if kind != "ndarray":
-        found = f"input '{name}' is a {kind}, expected a numpy array"
+        found = f"input '{name}' is of type {kind}, expected a numpy array"
         raise data_error("DATA-FORMAT", found, place, hint="convert tensors with .numpy() before saving")
     try:
         return np.load(io.BytesIO(base64.b64decode(value["array"], validate=True)), allow_pickle=False)

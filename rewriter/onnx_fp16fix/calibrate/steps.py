@@ -6,6 +6,7 @@ Memory is then what plain inference needs, and one part; each node runs once, wh
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -109,12 +110,16 @@ def _too_small(node: onnx.NodeProto, needed: int, memory: int) -> UsageError:
     return UsageError(
         Problem(
             "MEMORY",
-            f"its result and what is still needed take {_mib(needed)}, more than the budget of {_mib(memory)}",
+            f"its result and what is still needed take {_size(needed)}, more than the budget of {_size(memory)}",
             node=name,
-            hint=f"allow at least {_mib(needed)}, or give smaller samples",
+            hint=f"allow at least {_size(needed)}, or give smaller samples",
         )
     )
 
 
-def _mib(size: int) -> str:
-    return f"{size / (1 << 20):.1f} MiB"
+def _size(size: int) -> str:
+    unit, name = next(
+        ((at, text) for at, text in ((1 << 20, "MiB"), (1 << 10, "KiB")) if size >= at), (1, "bytes")
+    )
+    # rounded up, so that what is advised is enough
+    return f"{math.ceil(10 * size / unit) / 10:.1f} {name}" if unit > 1 else f"{size} {name}"

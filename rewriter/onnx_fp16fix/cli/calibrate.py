@@ -56,9 +56,11 @@ def command(
             from onnx_fp16fix.document import DataEntry, RunDocument
             from onnx_fp16fix.model import load_model
             from onnx_fp16fix.outcome import Outcome, describe_model
+            from onnx_fp16fix.pipeline.nonfinite import first_nonfinite
             from onnx_fp16fix.range_file import write_ranges
         started = time.monotonic()
-        described = describe_model(load_model(model, lean=True))
+        loaded = load_model(model, lean=True)
+        described = describe_model(loaded)
         _check_folder(path)
         run = RunDocument(command="calibrate", model=described)
 
@@ -82,7 +84,7 @@ def command(
         run.summary = {
             "ranges": str(path),
             "tensors": len(table.tensors),
-            "first_nonfinite": table.first_nonfinite(),
+            "first_nonfinite": first_nonfinite(table, loaded),
         }
         run.seconds = time.monotonic() - started
         return Outcome(run)

@@ -64,8 +64,9 @@ def finding_lines(findings: list[Finding]) -> Iterator[RenderableType]:
     if not findings:
         return
     kinds = Counter(finding.kind for finding in findings)
+    noun = "finding" if len(findings) == 1 else "findings"
     title = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
-    table = Table(title=f"{len(findings)} findings: {title}", title_justify="left", show_lines=True)
+    table = Table(title=f"{len(findings)} {noun}: {title}", title_justify="left", show_lines=True)
     table.add_column("kind\nrepair", overflow="fold", max_width=14)
     table.add_column("where\nwhat", overflow="fold")
     for finding in findings[:_MOST_FINDINGS]:
@@ -93,6 +94,8 @@ def _repair(finding: Finding) -> str:
         return ", ".join(finding.repaired_by)
     if finding.rule:
         return finding.rule
+    if finding.name == "fp32-nonfinite":
+        return "-"
     return {"available": "fix", "left": "-", "skipped": "not needed", "fixed": "done"}[finding.status]
 
 

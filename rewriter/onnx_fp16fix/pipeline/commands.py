@@ -6,12 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from onnx_fp16fix.calibrate import Dataset, RangeTable, Source, TensorRange
+from onnx_fp16fix.calibrate import Dataset, RangeTable, Source
 from onnx_fp16fix.calibrate.bounds import complete, known_bounds
 from onnx_fp16fix.errors import DataError, Problem
 from onnx_fp16fix.model import load_model
 from onnx_fp16fix.outcome import Outcome
 from onnx_fp16fix.pipeline.arguments import check_arguments
+from onnx_fp16fix.pipeline.nonfinite import measured_nonfinite, nonfinite_text
 from onnx_fp16fix.pipeline.prepare import ModelSource, Run
 from onnx_fp16fix.progress import Progress, Silent
 from onnx_fp16fix.simulate import Half, Mode
@@ -60,6 +61,8 @@ def verify(
         progress=progress,
     )
     run.document.verification = verified.entry
+    if verified.simulation.incomparable and (found := measured_nonfinite(run, run.model)):
+        run.warn(found)
     return run.finish("ok" if verified.entry.passed else "rejected")
 
 
@@ -99,8 +102,8 @@ def calibrate(
         interrupted=interrupted,
         progress=progress,
     )
-    if (first := table.first_nonfinite()) is not None:
-        run.warn(_nonfinite(first, table.tensors[first]))
+    if (found := nonfinite_text(table, run.model)) is not None:
+        run.warn(found)
     if table.random:
         return complete(table, known_bounds(run.model.proto, run.model.base_dir))
     return table
@@ -116,13 +119,3 @@ def _check_resumable(table: RangeTable, data: Dataset, histogram: bool, place: s
     if found is not None:
         hint = "resume with the same data and options, or calibrate anew"
         raise DataError(Problem("RANGES-RESUME", found, file=place, hint=hint))
-
-
-def _nonfinite(name: str, entry: TensorRange) -> str:
-    kinds = [f"{entry.nan} NaN"] if entry.nan else []
-    if entry.nonfinite > entry.nan:
-        kinds.append(f"{entry.nonfinite - entry.nan} Inf")
-    return (
-        f"the model is not finite in FP32 already: '{name}' is the first tensor, with {' and '.join(kinds)} from "
-        f"sample {entry.nonfinite_sample} on"
-    )

@@ -29,6 +29,7 @@ from onnx_fp16fix.errors import ModelError, Problem, UsageError
 from onnx_fp16fix.graph import build_view
 from onnx_fp16fix.outcome import Outcome
 from onnx_fp16fix.pipeline.arguments import check_arguments
+from onnx_fp16fix.pipeline.nonfinite import measured_nonfinite
 from onnx_fp16fix.pipeline.prepare import ModelSource, Run, inline_functions
 from onnx_fp16fix.progress import Progress, Silent
 from onnx_fp16fix.simulate import Mode
@@ -119,6 +120,7 @@ class _Search:
         entry.error_fp16 = self._simulated.worst(self._kept, progress, "all nodes in FP16", _HELD)
         assert self._run.document.data is not None
         self._run.document.data.samples = self._simulated.samples
+        self._check_finite()
         if self._is_good(self._kept):
             entry.error = entry.error_fp16
             entry.minimal = True
@@ -139,6 +141,18 @@ class _Search:
         if self._command is not None:
             return self._command.passes(fp32)
         return self._simulated.passes(fp32, self._tolerance)
+
+    def _check_finite(self) -> None:
+        """Say that FP32 is not finite already. Raises ModelError where that leaves nothing to compare."""
+        broken = self._simulated.nonfinite
+        text = measured_nonfinite(self._run, self._places.main.model) if broken else None
+        if text is None:
+            return
+        if all(broken.get(name, False) for name in self._simulated.outputs):
+            raise ModelError(
+                Problem("BISECT-NONFINITE", text, hint="no output has a finite value to compare")
+            )
+        self._run.warn(text)
 
     def _check_fp32(self) -> None:
         """With every node in FP32 all must be well, or the search has no end. Raises UsageError or ModelError."""

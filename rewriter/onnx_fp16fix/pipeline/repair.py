@@ -228,6 +228,7 @@ def apply(
     if not trust_rules:
         refuse_unproven(run, stage.rules, rules)
     view, table = calibrated(run, run.model)
+    run.document.findings += nan_findings(view.main, table)
     state = State(run.model, view, table, margin, half_type=half)
     state = apply_rules(run, state, stage)
     fp32, only = requests_to_plan(stage.requests)
