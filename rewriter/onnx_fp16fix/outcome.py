@@ -11,7 +11,7 @@ import onnx
 
 from onnx_fp16fix.document import Finding, ModelEntry, OutputEntry, PlanEntry, RunDocument, VerificationEntry
 from onnx_fp16fix.errors import Problem, UsageError, VerificationError
-from onnx_fp16fix.model import Model, save_model
+from onnx_fp16fix.model import Model, load_model, save_model, with_weights
 from onnx_fp16fix.model.save import external_locations
 from onnx_fp16fix.model.tensors import nbytes
 
@@ -33,8 +33,8 @@ class Outcome:
 
     @property
     def model(self) -> onnx.ModelProto | None:
-        """The new model; external weights stay on disk (``save`` brings them along)."""
-        return self.result.proto if self.result else None
+        """The new model, with its weights; external ones stay on disk (``save`` brings them along)."""
+        return with_weights(self.result) if self.result else None
 
     @property
     def findings(self) -> list[Finding]:
@@ -70,6 +70,12 @@ class Outcome:
             raise UsageError(Problem("USAGE-NO-LOCK", f"'{self.run.command}' has no lock file"))
         return self.make_lock()
 
+    def keep_lock(self) -> None:
+        """Make the lock file's text now: for when the input is about to be replaced or to go."""
+        if self.make_lock is not None:
+            text = self.make_lock()
+            self.make_lock = lambda: text
+
     def save(self, path: str | Path, *, in_place: bool = False) -> None:
         """Write the model, whole or not at all, and note the file in ``run.output``.
 
@@ -83,7 +89,11 @@ class Outcome:
             raise UsageError(
                 Problem("USAGE-IN-PLACE", "this is the input model", file=str(path), hint=_IN_PLACE)
             )
+        if in_place:
+            self.keep_lock()
         save_model(result, path)
+        if in_place and result.path is not None and result.path.samefile(path):
+            self.result = load_model(path)
         self.run.output = _describe_output(result, path)
 
 

@@ -123,11 +123,10 @@ def open_session(
         options.add_session_config_entry("session.use_env_allocators", "1")
     # Keeps what a pattern of sizes cost once; with sizes that change it only holds memory.
     options.enable_mem_pattern = False
-    if base_dir is not None:
-        options.add_session_config_entry(
-            "session.model_external_initializers_file_folder_path", str(base_dir.resolve())
-        )
     light, shared = _without_weights(proto, None if outputs is None else list(outputs), given or {}, nodes)
+    folder = _one_folder(light, base_dir)
+    if folder is not None:
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
     values = {name: onnxruntime.OrtValue.ortvalue_from_numpy(value) for name, value in shared.items()}
     if values:
         options.add_external_initializers(list(values), list(values.values()))
@@ -138,6 +137,27 @@ def open_session(
     except Exception as error:  # ONNX Runtime's exceptions share no base class but Exception
         raise _failure("MODEL-LOAD", "ONNX Runtime cannot load the model", error) from None
     return Session(session, [shared, values])
+
+
+def _one_folder(light: onnx.ModelProto, base_dir: Path | None) -> Path | None:
+    """The folder of all weights that lie in files, whose places in ``light`` become relative to it.
+
+    ONNX Runtime takes places below one folder only; weights that we made lie in files of our own, told by full paths.
+    """
+    root = None if base_dir is None else base_dir.resolve()
+    places = [
+        entry
+        for tensor in light.graph.initializer
+        for entry in tensor.external_data
+        if entry.key == "location" and entry.value != _PLACEHOLDER
+    ]
+    own = {Path(entry.value).parent for entry in places if os.path.isabs(entry.value)}
+    if not own:
+        return root
+    folder = Path(os.path.commonpath([*own, *([root] if root else [])]))
+    for entry in places:
+        entry.value = Path(root or folder, entry.value).relative_to(folder).as_posix()
+    return folder
 
 
 @functools.cache

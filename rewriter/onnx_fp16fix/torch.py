@@ -29,7 +29,7 @@ from onnx_fp16fix.calibrate import open_data
 from onnx_fp16fix.calibrate.data import Source
 from onnx_fp16fix.calibrate.inputs import model_inputs
 from onnx_fp16fix.errors import DataError, Problem, UsageError
-from onnx_fp16fix.model import load_model
+from onnx_fp16fix.model import load_model, with_weights
 from onnx_fp16fix.outcome import Outcome
 from onnx_fp16fix.progress import Progress, Silent
 
@@ -94,7 +94,7 @@ class ExportHook:
             return self._export_stream(original, call, destination)
         program = original(*call.args, **call.kwargs)
         if destination is None and hasattr(program, "model_proto"):
-            _replace_model(program, self._fix(program.model_proto, call).require_accepted().proto)
+            _replace_model(program, with_weights(self._fix(program.model_proto, call).require_accepted()))
         return program
 
     def _export_file(self, original: Callable[..., Any], call: inspect.BoundArguments, path: Path) -> Any:
@@ -104,6 +104,7 @@ class ExportHook:
             call.arguments["f"] = str(staged)
             program = original(*call.args, **call.kwargs)
             outcome = self._fix(staged, call)
+            outcome.keep_lock()
             outcome.save(path)
         # the staged file is gone: from here on the outcome speaks of the written one
         outcome.result = load_model(path)
@@ -120,7 +121,7 @@ class ExportHook:
         call.arguments["f"] = buffer
         program = original(*call.args, **call.kwargs)
         outcome = self._fix(onnx.load_model_from_string(buffer.getvalue()), call)
-        proto = outcome.require_accepted().proto
+        proto = with_weights(outcome.require_accepted())
         stream.write(proto.SerializeToString())
         if hasattr(program, "model_proto"):
             _replace_model(program, proto)

@@ -35,7 +35,7 @@ def execute(
     """
     progress = TerminalProgress(quiet=quiet)
     outcome = job(progress)
-    if target is not None and outcome.model is not None and outcome.run.status != "rejected":
+    if target is not None and outcome.result is not None and outcome.run.status != "rejected":
         with progress.step("writing"):
             text = outcome.lock() if lock and outcome.make_lock is not None else None
             outcome.save(target.path, in_place=target.in_place)

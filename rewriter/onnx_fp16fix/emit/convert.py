@@ -17,9 +17,10 @@ import onnx
 import onnx_graphsurgeon as gs
 from onnx import TensorProto, helper, numpy_helper
 
+from onnx_fp16fix.emit.weights import halved, spool_for, with_spool
 from onnx_fp16fix.graph import ConstantTensor, ScopeView, ViewNode, border_slots
 from onnx_fp16fix.half import FP16, FloatType
-from onnx_fp16fix.model import Model, Names, Patch, ScopePath, apply_patches
+from onnx_fp16fix.model import Model, Names, Patch, ScopePath, Spool, apply_patches
 from onnx_fp16fix.model.tensors import read_tensor
 from onnx_fp16fix.operators import FloatSlots, float_slots
 
@@ -49,6 +50,7 @@ class _Shared:
     promised: frozenset[int]
     guards: frozenset[str]
     borders: Mapping[ScopePath, Collection[str]]
+    spool: Spool | None
     casts: int = 0
     overflowed: list[str] = field(default_factory=list)
     raised: list[str] = field(default_factory=list)
@@ -111,7 +113,7 @@ def convert(
     scopes = [scope, *scope.inside()]
     outputs = (view.tensor(name) for view in scopes for name in view.outputs)
     promised = frozenset(id(tensor) for tensor in outputs if tensor is not None)
-    shared = _Shared(half, Names(scope.model), promised, guards, half_borders or {})
+    shared = _Shared(half, Names(scope.model), promised, guards, half_borders or {}, spool_for(scope.model))
     states: dict[ScopePath, _State] = {}
     for view in scopes:
         whole = view is scope
@@ -128,8 +130,9 @@ def convert(
         _finish_constants(state)
     for state in states.values():
         _rename_operands(state)
+    made = apply_patches(scope.model, [state.patch for state in states.values()])
     return Converted(
-        apply_patches(scope.model, [state.patch for state in states.values()]),
+        with_spool(made, shared.spool),
         shared.casts,
         tuple(shared.overflowed),
         tuple(shared.raised),
@@ -327,7 +330,8 @@ def _finish_constants(state: _State) -> None:
                 state.patch.initializers.append(numpy_helper.from_array(values, fresh))
             both = False
         name = fresh if both else tensor.name
-        half = _to_half(state, tensor.name, values, name)
+        spool = state.shared.spool if not state.scope.path and (both or producer is None) else None
+        half = _to_half(state, tensor.name, values, name, spool)
         if both:
             state.patch.initializers.append(half)
             continue
@@ -348,20 +352,16 @@ def _rename_operands(state: _State) -> None:
         inputs[:] = [rename.get(name, name) for name in inputs]
 
 
-def _to_half(state: _State, label: str, values: npt.NDArray[Any], name: str) -> TensorProto:
-    half = state.shared.half
-    bits = half.encode(values)
-    if np.count_nonzero(bits & 0x7FFF == half.infinity) > np.count_nonzero(np.isinf(values)):
-        state.shared.overflowed.append(label)
-    if label in state.shared.guards and (lost := (bits == 0) & (values > 0)).any():
-        bits = np.where(lost, np.uint16(1), bits)
-        state.shared.raised.append(label)
-    return _tensor(bits, half, name)
-
-
-def _tensor(bits: npt.NDArray[np.uint16], half: FloatType, name: str = "") -> TensorProto:
-    raw = bits.astype("<u2", copy=False).tobytes()
-    return TensorProto(name=name, data_type=half.elem_type, dims=bits.shape, raw_data=raw)
+def _to_half(
+    state: _State, label: str, values: npt.NDArray[Any], name: str, spool: Spool | None = None
+) -> TensorProto:
+    shared = state.shared
+    made = halved(values, shared.half, name, guard=label in shared.guards, spool=spool)
+    if made.overflowed:
+        shared.overflowed.append(label)
+    if made.raised:
+        shared.raised.append(label)
+    return made.tensor
 
 
 def _constant_node(producer: ViewNode, half: TensorProto) -> onnx.NodeProto:
@@ -379,7 +379,7 @@ def _retype_maker(node: onnx.NodeProto, half: FloatType) -> None:
         found = next((a for a in node.attribute if a.name == "value"), None)
         filler = numpy_helper.to_array(found.t) if found is not None else np.zeros(1, np.float32)
         del node.attribute[:]
-        node.attribute.append(helper.make_attribute("value", _tensor(half.encode(filler), half)))
+        node.attribute.append(helper.make_attribute("value", halved(filler, half).tensor))
         return
     for attribute in node.attribute:
         if attribute.name == _DTYPE_ATTRIBUTES.get(node.op_type) and attribute.i == TensorProto.FLOAT:

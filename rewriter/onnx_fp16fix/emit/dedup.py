@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-
 import onnx
 
 from onnx_fp16fix.model import Model, Patch, apply_patches
+from onnx_fp16fix.model.digest import raw_digest
 from onnx_fp16fix.model.model import subgraphs
 from onnx_fp16fix.model.tensors import is_external
 
@@ -23,9 +22,11 @@ def share_constants(model: Model) -> Model:
     kept: dict[tuple[int, tuple[int, ...], bytes], str] = {}
     renamed: dict[str, str] = {}
     for tensor in model.proto.graph.initializer:
-        if is_external(tensor) or not tensor.HasField("raw_data") or tensor.name in promised:
+        if not model.is_inside(tensor) or tensor.name in promised:
             continue
-        content = hashlib.sha256(tensor.raw_data).digest()
+        if not is_external(tensor) and not tensor.HasField("raw_data"):
+            continue
+        content = raw_digest(tensor, model.base_dir)
         first = kept.setdefault((tensor.data_type, tuple(tensor.dims), content), tensor.name)
         if first != tensor.name:
             renamed[tensor.name] = first

@@ -17,6 +17,7 @@ from onnx_fp16fix import fp16
 from onnx_fp16fix.calibrate.ranges import tensor_key
 from onnx_fp16fix.emit.edit import Edit, half_borders
 from onnx_fp16fix.emit.scaled import scale_constants
+from onnx_fp16fix.emit.weights import spool_for, with_spool
 from onnx_fp16fix.graph import ScopeView, ViewNode
 from onnx_fp16fix.half import FloatType
 from onnx_fp16fix.model import Model, Names, Patch, ScopePath, apply_patches
@@ -49,7 +50,8 @@ def rescale(scope: ScopeView, facts: Facts, plan: Plan) -> Rescaled:
     """Apply a plan's exponents to the main graph and the bodies that it covers."""
     scopes, names = [scope, *scope.inside()], Names(scope.model)
     patches = {view.path: Patch(view.path) for view in scopes}
-    constants = scale_constants(scopes, plan, patches, names)
+    spool = spool_for(scope.model)
+    constants = scale_constants(scopes, plan, patches, names, spool)
     half, by_path = half_borders(scope, plan), dict[ScopePath, Edit]()
     for view in scopes:
         part = plan if view is scope else plan.bodies.get(view.path, Plan(whole=True))
@@ -61,7 +63,7 @@ def rescale(scope: ScopeView, facts: Facts, plan: Plan) -> Rescaled:
         by_path[path].inputs[slot] = name
     for edit in edits:
         _edit_scope(edit)
-    model = apply_patches(scope.model, patches.values())
+    model = with_spool(apply_patches(scope.model, patches.values()), spool)
     # bodies stay in order, but the indices in their paths move with the nodes inserted before them
     after = {old.path: new for old, new in zip(scope.model.scopes(), model.scopes(), strict=True)}
     fp32 = {after[edit.scope.path].path: _fp32_indices(edit, after[edit.scope.path].graph) for edit in edits}

@@ -6,14 +6,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 import onnx
 import onnx_graphsurgeon as gs
-from onnx import helper, numpy_helper
+from onnx import helper
 
+from onnx_fp16fix.emit.weights import scaled
 from onnx_fp16fix.graph import ConstantTensor, ScopeView
-from onnx_fp16fix.model import Names, Patch, ScopePath
+from onnx_fp16fix.model import Names, Patch, ScopePath, Spool
 from onnx_fp16fix.plan import Plan
 from onnx_fp16fix.plan.plan import Slot
 
@@ -23,12 +23,16 @@ _Place = tuple[ScopePath, Slot]
 
 
 def scale_constants(
-    scopes: Sequence[ScopeView], plan: Plan, patches: Mapping[ScopePath, Patch], names: Names
+    scopes: Sequence[ScopeView],
+    plan: Plan,
+    patches: Mapping[ScopePath, Patch],
+    names: Names,
+    spool: Spool | None = None,
 ) -> dict[_Place, str]:
     """Write the constants of a plan's ``operands`` into the patches of their scopes.
 
     The result is the new names of operands that read a copy. ``scopes``: all that may read each other's constants,
-    parents first.
+    parents first. ``spool``: where those of the main graph go.
     """
     plans = dict(plan.scopes(scopes[0].path))
     wanted: dict[int, gs.Tensor] = {}
@@ -40,19 +44,19 @@ def scale_constants(
     renamed: dict[_Place, str] = {}
     for key, tensor in wanted.items():
         owner = next(scope for scope in scopes if scope.tensors.get(tensor.name) is tensor)
-        patch = patches[owner.path]
+        patch, own = patches[owner.path], None if owner.path else spool
         by_exponent: dict[int, list[_Place]] = {}
         for path, slot in readers[key]:
             exponent = plans[path].operands.get(slot, 0) if path in plans else 0
             by_exponent.setdefault(exponent, []).append((path, slot))
         if _leaves(scopes, tensor):
             by_exponent.setdefault(0, [])
-        if len(by_exponent) == 1 and _in_place(owner, patch, tensor, next(iter(by_exponent))):
+        if len(by_exponent) == 1 and _in_place(owner, patch, tensor, next(iter(by_exponent)), own):
             continue
         for exponent, places in by_exponent.items():
             if exponent:
                 name = names.fresh(f"{tensor.name}/fp16fix/scaled")
-                patch.initializers.append(_scaled(owner, tensor, exponent, name))
+                patch.initializers.append(_scaled(owner, tensor, exponent, name, own))
                 renamed.update(dict.fromkeys(places, name))
         if 0 not in by_exponent:
             _drop(owner, patch, tensor)
@@ -72,10 +76,13 @@ def _leaves(scopes: Sequence[ScopeView], tensor: gs.Tensor) -> bool:
     return any(scope.tensor(name) is tensor for scope in scopes for name in scope.outputs)
 
 
-def _in_place(owner: ScopeView, patch: Patch, tensor: gs.Tensor, exponent: int) -> bool:
+def _in_place(owner: ScopeView, patch: Patch, tensor: gs.Tensor, exponent: int, spool: Spool | None) -> bool:
     producer = owner.producer(tensor)
     if isinstance(tensor, ConstantTensor):
-        patch.replaced_initializers[tensor.name] = _scaled(owner, tensor, exponent, tensor.name, tensor.proto)
+        proto = _scaled(owner, tensor, exponent, tensor.name, spool)
+        proto.doc_string = tensor.proto.doc_string
+        proto.metadata_props.extend(tensor.proto.metadata_props)
+        patch.replaced_initializers[tensor.name] = proto
         return True
     if producer is not None and producer.op == "Constant":
         node = onnx.NodeProto()
@@ -97,12 +104,8 @@ def _drop(owner: ScopeView, patch: Patch, tensor: gs.Tensor) -> None:
 
 
 def _scaled(
-    scope: ScopeView, tensor: gs.Tensor, exponent: int, name: str, like: onnx.TensorProto | None = None
+    scope: ScopeView, tensor: gs.Tensor, exponent: int, name: str, spool: Spool | None = None
 ) -> onnx.TensorProto:
     values: npt.NDArray[Any] | None = scope.constant(tensor)
     assert values is not None
-    proto = numpy_helper.from_array(np.ldexp(values, -exponent).astype(values.dtype, copy=False), name)
-    if like is not None:
-        proto.doc_string = like.doc_string
-        proto.metadata_props.extend(like.metadata_props)
-    return proto
+    return scaled(values, exponent, name, spool)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+from pathlib import Path
 
 from onnx import TensorProto
 
 from onnx_fp16fix.model.model import Model
 from onnx_fp16fix.model.tensors import external_file, is_external
 
-__all__ = ["content_digest"]
+__all__ = ["content_digest", "raw_digest"]
 
 _CHUNK = 1 << 22
 
@@ -32,15 +33,26 @@ def content_digest(model: Model) -> str:
     return digest.hexdigest()
 
 
+def raw_digest(tensor: TensorProto, base_dir: Path | None) -> bytes:
+    """SHA-256 of the elements of a tensor that has them as raw data, here or in a file."""
+    digest = hashlib.sha256()
+    _add_raw(digest, tensor, base_dir)
+    return digest.digest()
+
+
 def _add(digest: hashlib._Hash, tensor: TensorProto, model: Model) -> None:
     if not is_external(tensor) and not tensor.HasField("raw_data"):
         digest.update(tensor.SerializeToString(deterministic=True))
         return
     digest.update(f"{tensor.name}:{tensor.data_type}:{list(tensor.dims)}".encode())
+    _add_raw(digest, tensor, model.base_dir)
+
+
+def _add_raw(digest: hashlib._Hash, tensor: TensorProto, base_dir: Path | None) -> None:
     if not is_external(tensor):
         digest.update(tensor.raw_data)
         return
-    file, offset, length = external_file(tensor, model.base_dir)
+    file, offset, length = external_file(tensor, base_dir)
     left = file.stat().st_size - offset if length is None else length
     with file.open("rb") as stream:
         stream.seek(offset)

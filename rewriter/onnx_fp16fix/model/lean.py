@@ -17,7 +17,7 @@ import onnx
 from google.protobuf.message import DecodeError
 from onnx import TensorProto
 
-__all__ = ["read_lean"]
+__all__ = ["fields_of", "read_lean"]
 
 _GRAPH, _INITIALIZER, _RAW_DATA = (
     message.DESCRIPTOR.fields_by_name[name].number
@@ -42,7 +42,7 @@ _Field = tuple[int, int, int, int]
 def read_lean(path: Path) -> onnx.ModelProto | None:
     """The model with its heavy weights left in the file; None where only an ordinary read can tell what is wrong.
 
-    The result is good for running and measuring while the file stays as it is, not for saving.
+    The result is good while the file stays as it is; ``save_model`` puts the weights inside again.
     """
     try:
         # A link's target lies in another folder, where external data may not be.
@@ -55,13 +55,13 @@ def read_lean(path: Path) -> onnx.ModelProto | None:
 
 
 def _model(data: mmap.mmap, location: str) -> onnx.ModelProto | None:
-    fields = list(_fields(data, 0, len(data)))
+    fields = list(fields_of(data, 0, len(data)))
     graphs = [field for field in fields if field[0] == _GRAPH]
     if len(graphs) != 1:
         return None
     model: onnx.ModelProto = onnx.ModelProto.FromString(_rest(data, fields, _GRAPH))
     _, _, start, end = graphs[0]
-    inner = list(_fields(data, start, end))
+    inner = list(fields_of(data, start, end))
     model.graph.ParseFromString(_rest(data, inner, _INITIALIZER))
     for number, _, begin, stop in inner:
         if number == _INITIALIZER:
@@ -70,7 +70,7 @@ def _model(data: mmap.mmap, location: str) -> onnx.ModelProto | None:
 
 
 def _tensor(data: mmap.mmap, start: int, end: int, location: str, tensor: TensorProto) -> None:
-    fields = list(_fields(data, start, end)) if end - start > _LIGHT else []
+    fields = list(fields_of(data, start, end)) if end - start > _LIGHT else []
     raw = [field for field in fields if field[0] == _RAW_DATA]
     if len(raw) == 1 and raw[0][3] - raw[0][2] > _LIGHT:
         tensor.ParseFromString(_rest(data, fields, _RAW_DATA))
@@ -87,7 +87,7 @@ def _rest(data: mmap.mmap, fields: list[_Field], number: int) -> bytes:
     return b"".join(data[start:end] for found, start, _, end in fields if found != number)
 
 
-def _fields(data: mmap.mmap, at: int, end: int) -> Iterator[_Field]:
+def fields_of(data: mmap.mmap | bytes, at: int, end: int) -> Iterator[_Field]:
     """The fields of the message in ``data[at:end]``. Raises ValueError or IndexError where it is none."""
     while at < end:
         start = at
@@ -108,7 +108,7 @@ def _fields(data: mmap.mmap, at: int, end: int) -> Iterator[_Field]:
         yield key >> 3, start, begin, at
 
 
-def _varint(data: mmap.mmap, at: int) -> tuple[int, int]:
+def _varint(data: mmap.mmap | bytes, at: int) -> tuple[int, int]:
     value = shift = 0
     while True:
         byte = data[at]

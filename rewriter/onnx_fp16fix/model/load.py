@@ -23,8 +23,8 @@ __all__ = ["load_model", "wrap_model"]
 def load_model(source: str | Path | onnx.ModelProto, *, lean: bool = False) -> Model:
     """Read a model from a file, or take a ModelProto as it is (it is never changed).
 
-    External data stay on disk. ``lean`` leaves the weights inside the file there too (``read_lean``): for a model that
-    is run and measured, not saved. Raises ModelError for a missing, truncated or non-ONNX file, for external data
+    External data stay on disk. ``lean`` leaves the weights inside the file there too (``read_lean``), which must stay
+    as it is until the model is saved. Raises ModelError for a missing, truncated or non-ONNX file, for external data
     that are missing or lie outside the model's folder, and for a graph that the ONNX checker refuses.
     """
     if isinstance(source, onnx.ModelProto):
@@ -34,9 +34,7 @@ def load_model(source: str | Path | onnx.ModelProto, *, lean: bool = False) -> M
         raise UsageError(Problem("USAGE-MODEL", found))
     path = Path(source)
     light = read_lean(path) if lean else None
-    model = Model(
-        _parse(path) if light is None else _complete(light, path), path.parent, path, pristine=not lean
-    )
+    model = Model(_parse(path) if light is None else _complete(light, path), path.parent, path, pristine=True)
     _validate(model)
     return model
 

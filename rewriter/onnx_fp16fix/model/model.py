@@ -9,6 +9,9 @@ from pathlib import Path
 
 import onnx
 
+from onnx_fp16fix.model.spool import Spool
+from onnx_fp16fix.model.tensors import OWN_FILES
+
 __all__ = ["GraphLike", "Model", "Scope", "ScopePath", "subgraphs"]
 
 ScopePath = tuple[str, ...]
@@ -39,6 +42,8 @@ class Model:
     base_dir: Path | None = None
     path: Path | None = None
     pristine: bool = field(default=False, compare=False)
+    spools: tuple[Spool, ...] = field(default=(), compare=False, repr=False)
+    """Where weights are that were made and not saved yet."""
 
     @cached_property
     def opset(self) -> int:
@@ -50,6 +55,14 @@ class Model:
         wanted = {"", "ai.onnx"} if domain in ("", "ai.onnx") else {domain}
         return next((entry.version for entry in self.proto.opset_import if entry.domain in wanted), 0)
 
+    def is_inside(self, tensor: onnx.TensorProto) -> bool:
+        """Whether a tensor whose bytes lie elsewhere for now belongs inside the file that the model is saved to: one
+        that was made, or one left in the .onnx file that the model was read from."""
+        location = next((entry.value for entry in tensor.external_data if entry.key == "location"), "")
+        if tensor.data_location != onnx.TensorProto.EXTERNAL:
+            return True
+        return Path(location) in OWN_FILES or (self.path is not None and location == self.path.name)
+
     def scopes(self) -> Iterator[Scope]:
         """The main graph, then every body inside it, then every function with its bodies; parents first."""
         yield from _walk(Scope((), self.proto.graph, None))
@@ -58,7 +71,7 @@ class Model:
 
     def with_proto(self, proto: onnx.ModelProto) -> Model:
         """The same place on disk with other content."""
-        return Model(proto, self.base_dir, self.path)
+        return Model(proto, self.base_dir, self.path, spools=self.spools)
 
 
 def subgraphs(node: onnx.NodeProto) -> Iterator[tuple[str, onnx.GraphProto]]:

@@ -18,6 +18,7 @@ from onnx import TensorProto
 from onnx.external_data_helper import ExternalDataInfo
 
 from onnx_fp16fix.errors import ModelError, Problem
+from onnx_fp16fix.model.inline import copy_range, inlined_size, write_inline
 from onnx_fp16fix.model.model import Model
 from onnx_fp16fix.model.tensors import external_file, is_external
 
@@ -29,7 +30,6 @@ _EXTERNAL_FROM = 1024
 """Tensors of at least this many bytes move to the data file, once there is one."""
 _PAGE = 4096
 """Alignment of big tensors in the data file, so that runtimes can map them."""
-_CHUNK = 1 << 24
 
 
 def save_model(model: Model, path: Path) -> None:
@@ -49,11 +49,16 @@ def save_model(model: Model, path: Path) -> None:
             raise ModelError(Problem("MODEL-WRITE", message, file=str(path), hint="write elsewhere"))
         if model.pristine and model.path is not None and path.exists() and path.samefile(model.path):
             return
-        if model.pristine and model.path is not None and not _has_external(model.proto):
+        if model.pristine and model.path is not None and not _has_external(model):
             with _staged(path) as temporary:
                 shutil.copyfile(model.path, temporary)
-        elif _has_external(model.proto) or _weight_bytes(model.proto) > _PROTOBUF_LIMIT:
+        elif _has_external(model) or _weight_bytes(model.proto) > _PROTOBUF_LIMIT:
             _save_with_data(model, path)
+        elif any(map(is_external, model.proto.graph.initializer)):
+            slim = onnx.ModelProto()
+            _copy_without_weights(model.proto, slim)
+            with _staged(path) as temporary, temporary.open("wb") as stream:
+                write_inline(slim, list(model.proto.graph.initializer), stream, model.base_dir)
         else:
             with _staged(path) as temporary:
                 temporary.write_bytes(model.proto.SerializeToString())
@@ -62,13 +67,13 @@ def save_model(model: Model, path: Path) -> None:
         raise ModelError(problem) from error
 
 
-def _has_external(proto: onnx.ModelProto) -> bool:
-    return any(is_external(tensor) for tensor in proto.graph.initializer)
+def _has_external(model: Model) -> bool:
+    return not all(map(model.is_inside, model.proto.graph.initializer))
 
 
 def _weight_bytes(proto: onnx.ModelProto) -> int:
     # ByteSize of the whole message raises beyond 2 GiB
-    return sum(tensor.ByteSize() for tensor in proto.graph.initializer)
+    return sum(map(inlined_size, proto.graph.initializer))
 
 
 @contextmanager
@@ -90,7 +95,7 @@ def _staged(path: Path) -> Iterator[Path]:
 def _weight_files(model: Model) -> set[Path]:
     """Files that the model reads its weights from."""
     tensors = model.proto.graph.initializer
-    return {external_file(tensor, model.base_dir)[0] for tensor in tensors if is_external(tensor)}
+    return {external_file(tensor, model.base_dir)[0] for tensor in tensors if not model.is_inside(tensor)}
 
 
 def _data_path(model: Model, path: Path) -> Path:
@@ -186,7 +191,7 @@ def _write_tensor(
     if file is None:
         stream.write(tensor.raw_data)
     else:
-        _copy_range(file, offset, size, stream)
+        copy_range(file, offset, size, stream)
     for field, value in tensor.ListFields():
         if field.name == "dims":
             slim.dims.extend(value)
@@ -198,14 +203,3 @@ def _write_tensor(
     slim.data_location = TensorProto.EXTERNAL
     for key, text in (("location", location), ("offset", str(start)), ("length", str(size))):
         slim.external_data.add(key=key, value=text)
-
-
-def _copy_range(file: Path, offset: int, size: int, stream: BinaryIO) -> None:
-    with file.open("rb") as source:
-        source.seek(offset)
-        while size:
-            chunk = source.read(min(size, _CHUNK))
-            if not chunk:
-                raise OSError(5, f"'{file.name}' ended early")
-            stream.write(chunk)
-            size -= len(chunk)

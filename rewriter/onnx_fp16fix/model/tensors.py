@@ -14,9 +14,20 @@ from onnx.external_data_helper import ExternalDataInfo
 
 from onnx_fp16fix.errors import ModelError, Problem
 
-__all__ = ["FLOAT_TYPES", "external_file", "is_external", "nbytes", "read_tensor", "stored_wrong"]
+__all__ = [
+    "FLOAT_TYPES",
+    "OWN_FILES",
+    "external_file",
+    "is_external",
+    "nbytes",
+    "read_tensor",
+    "stored_wrong",
+]
 
 FLOAT_TYPES = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16})
+
+OWN_FILES: set[Path] = set()
+"""Temporary files of ours that hold weights; they may lie outside a model's folder (``spool``)."""
 
 _BITS: dict[int, int] = {
     TensorProto.INT4: 4,
@@ -67,6 +78,8 @@ def external_file(tensor: TensorProto, base_dir: Path | None) -> tuple[Path, int
         info = ExternalDataInfo(tensor)
     except ValueError as error:  # an offset or length that is no number
         raise _external_problem(tensor, f"has external data without a place: {error}", base_dir) from error
+    if (own := Path(info.location)) in OWN_FILES:
+        return own, _number(info.offset) or 0, _number(info.length)
     if base_dir is None:
         raise _external_problem(tensor, "has external data, but the model has no folder to look in", None)
     root = base_dir.resolve()

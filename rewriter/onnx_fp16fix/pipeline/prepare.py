@@ -15,7 +15,7 @@ from onnx_fp16fix.calibrate.origin import inlined_keys
 from onnx_fp16fix.calibrate.shapes import computed_names
 from onnx_fp16fix.document import DataEntry, RunDocument, RunStatus
 from onnx_fp16fix.graph import GraphView, build_view
-from onnx_fp16fix.model import Model, load_model
+from onnx_fp16fix.model import Model, is_heavy_file, load_model
 from onnx_fp16fix.outcome import Outcome, describe_model
 from onnx_fp16fix.progress import Progress
 from onnx_fp16fix.range_file import load_ranges
@@ -54,7 +54,7 @@ class Run:
     def __post_init__(self) -> None:
         self.document = RunDocument(command=self.command)
         with self.progress.step("load"):
-            self.model = load_model(self.source, lean=self.lean)
+            self.model = load_model(self.source, lean=self.lean or _is_heavy(self.source))
             self.document.model = describe_model(self.model)
         self.dataset: Dataset = open_data(self.data, self.model.proto, seed=self.seed, samples=self.samples)
         self.document.data = DataEntry(source=self.dataset.source, samples=0, random=self.dataset.random)
@@ -88,6 +88,10 @@ class Run:
         self.document.exit_code = _EXIT[status]
         self.document.seconds = time.perf_counter() - self.started
         return Outcome(self.document, result)
+
+
+def _is_heavy(source: ModelSource) -> bool:
+    return isinstance(source, (str, Path)) and is_heavy_file(Path(source))
 
 
 def inline_functions(model: Model) -> Model:

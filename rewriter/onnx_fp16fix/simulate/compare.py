@@ -218,7 +218,9 @@ def compare_fp32(
     """
     progress = progress or Silent()
     _check_outputs(before, after)
-    reference, changed = open_session(before, before_dir), open_session(after, after_dir)
+    # both are loaded at once: neither gets a second copy of its weights
+    reference = open_session(before, before_dir, prepack=False)
+    changed = open_session(after, after_dir, prepack=False)
     names = [info.name for info in before.graph.output]
     found: dict[str, Distance] = {}
     identical, max_rel = True, 0.0
