@@ -149,3 +149,22 @@ def test_a_branch_that_hands_out_a_constant() -> None:
     assert set(crossing(made.model.proto).values()) == {HALF}
     assert plan.exponents["y"] > 0
     assert computed(made.model.proto, "MatMul", "Mul") == {HALF}
+
+
+def test_what_ends_a_loop_is_computed_in_fp32() -> None:
+    """Newton's iteration for a root, until the square is off by 1e-4: FP16 would go on for ever."""
+    proto = model(
+        """(int64 n, bool c, float[4,8] a) => (float[4,8] y) {
+        y = Loop (n, c, a) <body = b (int64 i, bool go, float[4,8] p) => (bool again, float[4,8] q) {
+            d = Div(a, p)  s = Add(p, d)  q = Mul(s, half)
+            u = Mul(q, q)  e = Sub(u, a)  m = Abs(e)  most = ReduceMax<keepdims=0>(m)  more = Greater(most, near)
+            h = MatMul(q, w)  t = Tanh(h)  g = ReduceMax<keepdims=0>(t)  large = Greater(g, far)  less = Not(large)
+            again = And(more, less) }>
+        }""",
+        {"half": np.float32(0.5), "near": np.float32(1e-4), "far": np.float32(2), "w": W},
+    )
+    feed = {"n": np.array(200), "c": TRUE, "a": np.abs(X) + 100}
+    plan, _, made = chain(proto, feed)
+    assert "decides how often 'y' turns" in plan.bodies["0:body:0",].float_borders["p"]
+    assert computed(made.model.proto, "MatMul") == {HALF}
+    assert crossing(made.model.proto) == {"p": FLOAT, "q": FLOAT}

@@ -12,11 +12,11 @@ from onnx_fp16fix.graph import ScopeView, ViewNode, borders
 from onnx_fp16fix.half import FloatType
 from onnx_fp16fix.model import ScopePath
 from onnx_fp16fix.operators import hands_on
-from onnx_fp16fix.plan.exact import summands
+from onnx_fp16fix.plan.exact import close, summands
 from onnx_fp16fix.plan.facts import BORDER, Facts
-from onnx_fp16fix.plan.joint import JointFacts, join
+from onnx_fp16fix.plan.joint import JointFacts, JointScope, join
 
-__all__ = ["executions", "joined", "long_sums", "state_updates", "untyped"]
+__all__ = ["deciding", "executions", "joined", "long_sums", "state_updates", "untyped"]
 
 _PLANNED = frozenset({"If", "Loop", "Scan"})
 _SUMS = frozenset({"Add", "Sub", "Sum"})
@@ -24,6 +24,8 @@ _PASSES = _SUMS | frozenset(
     "Identity Where Reshape Transpose Squeeze Unsqueeze Flatten Cast Concat Slice Pad ScatterND ScatterElements".split()
 )
 
+_MEASURES = frozenset("ReduceMax ReduceMin ReduceMean ReduceL1 ReduceL2 ReduceSumSquare Sqrt Sum".split())
+"""Ops that sum up a difference for a comparison."""
 _UPDATES = _PASSES | frozenset({"Mul", "Div", "Neg"})
 
 
@@ -114,6 +116,59 @@ def long_sums(facts: JointFacts) -> dict[int, str]:
                 why = f"'{name}' is a sum over {iterations:.0f} iterations, which loses its increments in {label}"
                 found.update((node.index, why) for node in nodes)
                 found[index] = why
+    return found
+
+
+def deciding(facts: JointFacts) -> dict[int, str]:
+    """What the floats are made of that end a loop, with the reason for FP32: where a value converges, FP16 may never
+    come near enough, and one turn more or less is another result."""
+    joint = facts.joint
+    found: dict[int, str] = {}
+    for index, bodies in joint.bodies.items():
+        body = bodies.get("body:0")
+        if joint.nodes[index].op != "Loop" or body is None or body.path in joint.whole:
+            continue
+        scope, place = joint.places[index]
+        why = f"it decides how often '{scope.nodes[place].label}' turns"
+        for node in _comparisons(joint, body):
+            found[node.index] = why
+            for tensor in node.inputs:
+                if not tensor.is_empty() and facts.is_float(tensor):
+                    close(tensor, facts, found, why, more=_MEASURES)
+    return found
+
+
+def _comparisons(joint: JointScope, body: ScopeView) -> list[ViewNode]:
+    """Nodes that make the first value without a float on the way from floats to the condition of a Loop."""
+    around = holder(body)
+    assert body.parent is not None
+    assert around is not None
+    last = {
+        id(body.tensors[body.inputs[entry]]): body.tensors[body.outputs[result]]
+        for border in borders(body.parent, around)
+        for (_, entry), (_, result) in zip(border.entries, border.exits, strict=False)
+    }
+    stack, seen, found = [body.tensors[body.outputs[0]]], set[int](), list[ViewNode]()
+    while stack:
+        tensor = stack.pop()
+        if id(tensor) in seen or tensor.is_empty():
+            continue
+        seen.add(id(tensor))
+        node = joint.producer(tensor)
+        if node is None:
+            stack += [last[id(tensor)]] if id(tensor) in last else []
+            continue
+        inside = joint.bodies.get(node.index, {}).values() if node.op == "If" else ()
+        slot = node.output_slot(tensor)
+        stack += [branch.tensors[branch.outputs[slot]] for branch in inside if branch.path not in joint.whole]
+        floats = [
+            t
+            for t in node.inputs
+            if not t.is_empty() and joint.owners[id(t)].dtype(t.name) == TensorProto.FLOAT
+        ]
+        if floats:
+            found.append(node)
+        stack += [t for t in node.inputs if all(t is not other for other in floats)]
     return found
 
 

@@ -6,6 +6,8 @@ inputs and integers, or to the first layer that computes features (which is as i
 
 from __future__ import annotations
 
+from collections.abc import Set
+
 import onnx_graphsurgeon as gs
 from onnx import TensorProto
 
@@ -14,7 +16,7 @@ from onnx_fp16fix.half import FloatType
 from onnx_fp16fix.operators import inp, out
 from onnx_fp16fix.plan.facts import BORDER, Facts, NodeView
 
-__all__ = ["exact_nodes", "summands"]
+__all__ = ["close", "exact_nodes", "summands"]
 
 _CHEAP = frozenset(
     """Add Sub Mul Div Neg Abs Min Max Clip Floor Ceil Round Mod Pow Exp Reciprocal Cast Identity Where Concat Split
@@ -40,7 +42,7 @@ def exact_nodes(facts: Facts) -> dict[int, str]:
         if node.op != "Cast":
             forced[node.index] = reason
         for tensor in _exact_operands(view):
-            _close(tensor, facts, integers, forced, f"{reason} in '{node.label}'")
+            close(tensor, facts, forced, f"{reason} in '{node.label}'", integers)
     return forced
 
 
@@ -109,7 +111,16 @@ def _integer_derived(facts: Facts) -> set[int]:
     return derived
 
 
-def _close(tensor: gs.Tensor, facts: Facts, integers: set[int], forced: dict[int, str], reason: str) -> None:
+def close(
+    tensor: gs.Tensor,
+    facts: Facts,
+    forced: dict[int, str],
+    reason: str,
+    integers: Set[int] = frozenset(),
+    more: Set[str] = frozenset(),
+) -> None:
+    """Add the cheap arithmetic that builds the tensor to ``forced``. ``integers``: tensors of which products are built
+    exactly too; ``more``: ops that count as cheap here."""
     stack = [tensor]
     while stack:
         node = facts.scope.producer(stack.pop())
@@ -118,6 +129,7 @@ def _close(tensor: gs.Tensor, facts: Facts, integers: set[int], forced: dict[int
         passes = (
             node.domain == BORDER
             or node.op in _CHEAP
+            or node.op in more
             or (node.op in _PRODUCTS and id(node.outputs[0]) in integers)
         )
         if not passes or facts.is_constant(node.outputs[0]):

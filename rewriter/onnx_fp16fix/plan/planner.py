@@ -10,7 +10,7 @@ from onnx_fp16fix.graph import ScopeView
 from onnx_fp16fix.half import FP16, FloatType
 from onnx_fp16fix.model import ScopePath
 from onnx_fp16fix.operators import flops
-from onnx_fp16fix.plan.bodies import joined, long_sums, untyped
+from onnx_fp16fix.plan.bodies import deciding, joined, long_sums, untyped
 from onnx_fp16fix.plan.build import build_problem
 from onnx_fp16fix.plan.exact import exact_nodes
 from onnx_fp16fix.plan.explain import reason_for_fp32, reason_for_mul
@@ -75,7 +75,7 @@ def make_plan(
     facts = joined(scope, ranges, margin, places, half)
     indices = facts.joint.indices
     wished = {indices[place]: why for place, why in places.items() if place in indices}
-    forced = {**untyped(facts), **(long_sums(facts) if only is None else {}), **wished}
+    forced = {**untyped(facts), **({**long_sums(facts), **deciding(facts)} if only is None else {}), **wished}
     chosen = {indices[scope.path, node] for node in fp16}
     chosen |= {
         indices[path, n] for path, nodes in (fp16_bodies or {}).items() for n in nodes if (path, n) in indices
