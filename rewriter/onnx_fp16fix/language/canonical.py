@@ -16,8 +16,10 @@ import onnx_graphsurgeon as gs
 from onnx_fp16fix.graph import ConstantTensor, ScopeView, ViewNode
 from onnx_fp16fix.language import spellings
 from onnx_fp16fix.language.combine import Tree, build_tree
+from onnx_fp16fix.language.derived import derived
 from onnx_fp16fix.language.folding import FOLDABLE, fold
 from onnx_fp16fix.language.operations import INPUT_SINCE, default_attributes
+from onnx_fp16fix.language.sizes import SIZE_OPS, Sizes
 from onnx_fp16fix.language.terms import Parts, Reading, Term
 
 __all__ = ["DOING_NOTHING", "Canonical"]
@@ -38,6 +40,7 @@ class Canonical:
     def __init__(self, scope: ScopeView) -> None:
         self.scope = scope
         self.opset = scope.model.opset
+        self.sizes = Sizes(self)
         self._stripped: dict[int, tuple[gs.Tensor, tuple[int, ...]]] = {}
         self._parts: dict[str, dict[int, Parts | None]] = {}
         self._trees: dict[str, dict[int, Tree | None]] = {}
@@ -164,7 +167,11 @@ class Canonical:
 
     def _folded(self, tensor: gs.Tensor, depth: int) -> npt.NDArray[Any] | None:
         node = self.scope.producer(tensor)
-        if node is None or node.domain or node.op not in FOLDABLE or not len(node.inputs):
+        if node is None or node.domain or not len(node.inputs):
+            return None
+        if node.op in SIZE_OPS and (sizes := self.sizes.numbers(tensor)) is not None:
+            return sizes
+        if node.op not in FOLDABLE:
             return None
         values = []
         for source in node.inputs:
@@ -253,7 +260,7 @@ class Canonical:
             return []
         direct = self.direct(node)
         found = [direct] if direct is not None else []
-        return found if node.domain else found + list(spellings.derived(node, direct, self))
+        return found if node.domain else found + list(derived(node, direct, self))
 
     def shape(self, term: Term) -> tuple[int | str | None, ...] | None:
         """Shape of a term; that of a power is the shape of its base."""
@@ -262,47 +269,6 @@ class Canonical:
         if term.parts is not None and len(term.parts.items) == 1:
             return self.shape(term.parts.items[0][0])
         return None
-
-    def same(self, left: gs.Tensor, right: gs.Tensor, depth: int = 3) -> bool:
-        """Whether two tensors surely hold equal values: the same one, equal constants, or computed alike."""
-        left, right = self.strip(left)[0], self.strip(right)[0]
-        if left is right:
-            return True
-        one, two = self.scalar(Term(left)), self.scalar(Term(right))
-        if one is not None or two is not None:
-            return one == two
-        if not depth:
-            return False
-        first, second = self.scope.producer(left), self.scope.producer(right)
-        if first is None or second is None or not _alike(first, second):
-            return False
-        if left is not first.outputs[0] or right is not second.outputs[0]:
-            return False
-        return all(
-            (a.is_empty() and b.is_empty())
-            or (not a.is_empty() and not b.is_empty() and self.same(a, b, depth - 1))
-            for a, b in zip(first.inputs, second.inputs, strict=True)
-        )
-
-
-_RANDOM = {
-    "RandomNormal",
-    "RandomNormalLike",
-    "RandomUniform",
-    "RandomUniformLike",
-    "Bernoulli",
-    "Multinomial",
-}
-
-
-def _alike(first: ViewNode, second: ViewNode) -> bool:
-    if (first.op, first.domain, len(first.inputs)) != (second.op, second.domain, len(second.inputs)):
-        return False
-    if first.domain or first.op in _RANDOM or first.op == "Dropout":
-        return False
-    return sorted(a.SerializeToString(deterministic=True) for a in first.proto.attribute) == sorted(
-        a.SerializeToString(deterministic=True) for a in second.proto.attribute
-    )
 
 
 def _only_element(values: npt.NDArray[Any] | None) -> float | None:

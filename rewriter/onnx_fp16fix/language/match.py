@@ -31,6 +31,7 @@ from onnx_fp16fix.language.pattern import (
     Wild,
 )
 from onnx_fp16fix.language.rule import Variable
+from onnx_fp16fix.language.same import same_value
 from onnx_fp16fix.language.sketch import Sketches
 from onnx_fp16fix.language.terms import Term, Weight
 from onnx_fp16fix.language.trace import Trace
@@ -179,7 +180,7 @@ class Matcher:
         bound = state.bindings.get(name)
         if bound is None:
             return (state.bind(name, Binding(tensor, term.uses)),)
-        if bound.tensor is not None and self.canonical.same(bound.tensor, tensor):
+        if bound.tensor is not None and same_value(self.canonical, bound.tensor, tensor):
             return (state.bind(name, bound.used_at(term.uses)),)
         if self.trace is not None:
             before = bound.tensor.name if bound.tensor is not None else "another value"

@@ -15,7 +15,7 @@ equivalence is as important: ``Sqrt(x ** 2)`` is ``abs(x)`` and is never flatten
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, Final
 
@@ -33,7 +33,6 @@ __all__ = [
     "INPUT_ATTRIBUTES",
     "MOVERS",
     "SPLITS",
-    "derived",
     "normalise",
     "split",
     "without_sign",
@@ -209,79 +208,6 @@ def constant_term(value: float) -> Term:
 def square(term: Term) -> Term:
     """The square of a term, as a value without a tensor."""
     return Term(parts=Parts("*", ((term, 2),)))
-
-
-def derived(node: ViewNode, direct: Reading | None, view: Canonical) -> Iterator[Reading]:
-    """Readings of a node as another op than the one written."""
-    if node.op == "ReduceSumSquare" and direct is not None and direct.args[0] is not None:
-        inner = square(direct.args[0])
-        yield Reading("ReduceSum", "", (inner,), direct.attributes, direct.nodes, direct=False)
-    elif node.op == "GlobalAveragePool":
-        shape = view.scope.shape(node.inputs[0].name)
-        if shape is not None:
-            attributes = {"axes": tuple(range(2, len(shape))), "keepdims": 1}
-            yield Reading("ReduceMean", "", (view.term(node, 0),), attributes, (node.index,), direct=False)
-    elif node.op in ("Mul", "Div"):
-        yield from _mean_of_sum(node, view)
-    elif node.op in ("Unsqueeze", "Reshape"):
-        yield from _keep_dims(node, direct, view)
-
-
-def _mean_of_sum(node: ViewNode, view: Canonical) -> Iterator[Reading]:
-    """ReduceSum(a) * c and ReduceSum(a) / d where c = 1/N and d = N are constants."""
-    for slot in (0, 1) if node.op == "Mul" else (0,):
-        total, other = view.term(node, slot), view.term(node, 1 - slot)
-        value = view.scalar(other) if other is not None else None
-        if total is None or value is None or value <= 0:
-            continue
-        count = 1 / value if node.op == "Mul" else value
-        for reading in view.readings(total):
-            if reading.op == "ReduceSum" and not reading.domain and _counts(reading, count, view):
-                nodes = (node.index, *reading.nodes)
-                yield Reading("ReduceMean", "", reading.args, reading.attributes, nodes, direct=False)
-
-
-def _counts(reading: Reading, count: float, view: Canonical) -> bool:
-    shape = view.shape(reading.args[0]) if reading.args and reading.args[0] is not None else None
-    axes = reading.attributes.get("axes")
-    if shape is None or axes is None or any(axis < 0 for axis in axes):
-        return False
-    sizes = [shape[axis] for axis in axes]
-    if not all(isinstance(size, int) for size in sizes):
-        return False
-    expected = math.prod(size for size in sizes if isinstance(size, int))
-    return abs(count - expected) <= RELATIVE * expected
-
-
-def _keep_dims(node: ViewNode, direct: Reading | None, view: Canonical) -> Iterator[Reading]:
-    """Unsqueeze, or a Reshape of known effect, that puts back the dimensions a reduction dropped."""
-    source = view.term(node, 0)
-    if source is None:
-        return
-    for reading in view.readings(source):
-        if not reading.op.startswith("Reduce") or reading.domain or reading.attributes.get("keepdims") != 0:
-            continue
-        axes = reading.attributes.get("axes")
-        if axes is None or any(axis < 0 for axis in axes):
-            continue
-        if node.op == "Unsqueeze":
-            restored = direct is not None and direct.attributes.get("axes") == axes
-        else:
-            restored = _reshape_keeps(node, reading, axes, view)
-        if restored:
-            attributes = {**reading.attributes, "keepdims": 1}
-            yield Reading(
-                reading.op, "", reading.args, attributes, (node.index, *reading.nodes), direct=False
-            )
-
-
-def _reshape_keeps(node: ViewNode, reading: Reading, axes: tuple[int, ...], view: Canonical) -> bool:
-    before = view.shape(reading.args[0]) if reading.args and reading.args[0] is not None else None
-    after = view.scope.shape(node.outputs[0].name)
-    if before is None or after is None or len(before) != len(after):
-        return False
-    expected = [1 if axis in axes else size for axis, size in enumerate(before)]
-    return all(size is not None and size == wanted for size, wanted in zip(after, expected, strict=True))
 
 
 def normalise(node: ViewNode, attributes: dict[str, Any], view: Canonical) -> bool:
