@@ -348,6 +348,7 @@ CASES = (
     Case("squeeze-excite", lambda: (SqueezeExcite(), (torch.randn(1, 3, 64, 64),))),
     Case("lstm-input", lambda: (Recurrent(), (torch.randn(2, 10, 8),))),
     Case("silu", lambda: (Gated(F.silu, 1e6), (torch.randn(4, 32),))),
+    Case("hard-swish", lambda: (Gated(F.hardswish, 1e6), (torch.randn(4, 32),))),
     Case("gelu-erf", lambda: (Gated(F.gelu, 1e6), (torch.randn(4, 32),))),
     Case(
         "gelu-tanh",
