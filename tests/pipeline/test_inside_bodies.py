@@ -68,7 +68,8 @@ def test_what_must_overflow_in_a_body_is_refused_or_obeyed() -> None:
     outcome = fixed(proto, *BOTH, force_fp16="burst", force=True)
     assert computed(outcome.model, "Exp") == {HALF}
     left = [finding for finding in outcome.findings if finding.status == "left" and finding.node == "burst"]
-    assert [finding.scope for finding in left] == ["0:then_branch:0"]
+    assert {finding.scope for finding in left} == {"0:then_branch:0"}
+    assert any(finding.name == "fp16-forced" for finding in left)
     assert outcome.run.exit_code == 1
 
 
