@@ -18,6 +18,7 @@ from onnx_fp16fix.simulate import SimulationReport, compare_fp32
 
 __all__ = ["improve", "rescue"]
 
+_WORTHWHILE = 0.5
 _Places = Collection[tuple[ScopePath, int]]
 
 
@@ -41,9 +42,18 @@ def improve(run: Run, state: State, stage: RuleStage, wishes: Wishes) -> State:
 
 
 def rescue(
-    run: Run, state: State, stage: RuleStage, wishes: Wishes, precision: Precision, io: Io, error: float
+    run: Run,
+    state: State,
+    stage: RuleStage,
+    wishes: Wishes,
+    precision: Precision,
+    io: Io,
+    error: float,
+    limit: float,
 ) -> tuple[State, Emitted, SimulationReport] | None:
-    """All rules everywhere, and the islands they ask for, where the result is off by ``error``; None: no better.
+    """All rules everywhere, and the islands they ask for, where the result is off by ``error``; None: they do not help.
+
+    They help if the error comes to ``limit`` or to half of what it was.
 
     What a plan takes to be free may be what goes wrong, such as an epsilon raised to what FP16 holds.
     """
@@ -64,7 +74,7 @@ def rescue(
             better = planned(replace(better, wished={**asked, **better.wished}))
         emitted = emit(run, better, precision, io)
         report = simulate(run, emitted)
-        if report.output_rel_l2 < error or (math.isinf(error) and math.isfinite(report.output_rel_l2)):
+        if report.output_rel_l2 <= max(limit, _WORTHWHILE * error) and math.isfinite(report.output_rel_l2):
             stage.keep()
             return better, emitted, report
     stage.discard()

@@ -151,7 +151,7 @@ def fix(
             state, emitted = mend_accuracy(run, state, report, precision, io, aim)
             report = simulate(run, emitted)
             if report.output_rel_l2 > limit and (
-                rescued := rescue(run, before, stage, wishes, precision, io, report.output_rel_l2)
+                rescued := rescue(run, before, stage, wishes, precision, io, report.output_rel_l2, limit)
             ):
                 del run.document.findings[mark:]  # what did not help is not done
                 state, emitted, report = rescued
