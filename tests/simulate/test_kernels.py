@@ -26,9 +26,22 @@ def test_the_table_has_one_entry_per_op_and_target():
 
 def test_modes_grow():
     default, cuda, worst = (set(kernels_of(mode)) for mode in ("default", "cuda", "pessimistic"))
-    assert default == {"ReduceMean"}
+    assert default == {"ReduceMean", "Softplus"}
     assert default < cuda < worst
     assert set(MODES) == {"default", "cuda", "pessimistic"}
+
+
+def test_a_mean_over_more_elements_than_fp16_counts_is_zero():
+    mean = model("g (float[2,n] x) => (float[2] y) { y = ReduceMean<axes = [1], keepdims = 0>(x) }")
+    np.testing.assert_array_equal(run(mean, "default", x=np.full((2, 60000), 0.5)), [0.5, 0.5])
+    np.testing.assert_array_equal(run(mean, "default", x=np.full((2, 70000), 0.5)), [0, 0])
+
+
+def test_softplus_keeps_no_more_than_one_plus_exp_does():
+    softplus = model("g (float[n] x) => (float[n] y) { y = Softplus(x) }")
+    x = half([-9, -7, 0, 7, 60000])
+    expected = [0, np.log(half(1 + np.exp(-7.0))), np.log(2), 7 + np.log(half(1 + np.exp(-7.0))), 60000]
+    np.testing.assert_array_equal(run(softplus, "default", x=x), half(expected))
 
 
 NORM = model(

@@ -27,13 +27,14 @@ def _lp_pool(node: NodeFacts) -> Relation:
 
 
 def _mean(node: NodeFacts) -> Relation:
-    """FP16 kernels keep the sum inside a ReduceMean in FP16 (measured on an H200): it must fit as well."""
+    """FP16 kernels keep the sum and the count inside a ReduceMean in FP16 (measured on an H200): both must fit."""
     equation = ((out(), 1), (inp(0), -1))
     outputs = node.numel(out())
     if not outputs:
         return Relation((equation,))
-    total = node.absmax(out()) * (node.numel(inp(0)) / outputs)
-    return Relation((equation,), inner=(InnerBound("the sum inside ReduceMean", total, inp(0)),))
+    count = node.numel(inp(0)) / outputs
+    total = InnerBound("the sum inside ReduceMean", node.absmax(out()) * count, inp(0))
+    return Relation((equation,), inner=(total, InnerBound("the count inside ReduceMean", count, inp(0), 0)))
 
 
 def _sum_square(node: NodeFacts) -> Relation:

@@ -1,4 +1,4 @@
-"""Values inside a kernel that FP16 must hold: the sum of a mean, a variance, a polynomial.
+"""Values inside a kernel that FP16 must hold: the sum and the count of a mean, a variance, 1 + exp(x), a polynomial.
 
 Each function follows ``kernels.Write``.
 """
@@ -11,11 +11,11 @@ from onnx import TensorProto, helper
 
 from onnx_fp16fix.simulate.build import Builder, Known
 
-__all__ = ["blind_gelu", "halved_mean", "halved_variance"]
+__all__ = ["blind_gelu", "halved_mean", "halved_softplus", "halved_variance"]
 
 
 def halved_mean(build: Builder, node: onnx.NodeProto, known: Known) -> str:
-    """``round(ReduceSum(x)) / N``; N is taken from the sizes at run time.
+    """``round(ReduceSum(x)) / round(N)``; N is taken from the sizes at run time, and is infinite beyond 65504.
 
     N = elements of x / elements of the sum holds for any axes, for ``noop_with_empty_axes`` (N = 1) and dynamic
     shapes, and an empty x gives 0 / 0 = NaN, as a mean of nothing does.
@@ -31,7 +31,16 @@ def halved_mean(build: Builder, node: onnx.NodeProto, known: Known) -> str:
     size, parts = (
         build.add("Cast", build.add("Size", name), to=TensorProto.FLOAT) for name in (node.input[0], total)
     )
-    return build.add("Div", build.rounded(total), build.add("Div", size, parts), name=node.name)
+    count = build.rounded(build.add("Div", size, parts))
+    return build.add("Div", build.rounded(total), count, name=node.name)
+
+
+def halved_softplus(build: Builder, node: onnx.NodeProto, known: Known) -> str:
+    """``max(x, 0) + log(round(1 + exp(-|x|)))``: what is below half a step beside 1 is gone."""
+    (data,) = node.input
+    small = build.add("Exp", build.add("Neg", build.add("Abs", data)))
+    rest = build.add("Log", build.rounded(build.add("Add", build.constant(1.0), small)))
+    return build.add("Add", build.add("Relu", data), rest, name=node.name)
 
 
 def halved_variance(build: Builder, node: onnx.NodeProto, known: Known) -> str:

@@ -21,7 +21,7 @@ import onnx
 
 from onnx_fp16fix.simulate.accumulate import halved_gemm, halved_matmul, halved_sum, running_sum
 from onnx_fp16fix.simulate.build import Builder, Known
-from onnx_fp16fix.simulate.inner import blind_gelu, halved_mean, halved_variance
+from onnx_fp16fix.simulate.inner import blind_gelu, halved_mean, halved_softplus, halved_variance
 from onnx_fp16fix.simulate.products import halved_conv, halved_deconv, halved_einsum
 
 __all__ = ["KERNELS", "MODES", "Kernel", "Mode", "Write", "kernels_of"]
@@ -59,7 +59,9 @@ class Kernel:
 
 
 KERNELS: tuple[Kernel, ...] = (
-    Kernel("ReduceMean", "any", "the sum", "1024 elements: mean 63 -> 63, mean 64 -> inf", _H200, halved_mean),
+    Kernel("ReduceMean", "any", "the sum and the count",
+           "1024 elements: mean 63 -> 63, mean 64 -> inf; 100,000 elements: mean 0.28 -> 0", _H200, halved_mean),
+    Kernel("Softplus", "any", "1 + exp(x)", "Softplus(-9) = 0 instead of 1.2e-4", _H200, halved_softplus),
     Kernel("InstanceNormalization", "cuda", "the variance, at batch > 1",
            "variance 9e6: right at batch 1; finite and wrong by 4.7 at batch 2", _H200, halved_variance),
     Kernel("Gelu", "cuda", "the polynomial of the tanh form", "Gelu(60000) = 0.665", _H200, blind_gelu),
