@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
 
+import onnx_graphsurgeon as gs
+
 from onnx_fp16fix.language.canonical import Canonical
 from onnx_fp16fix.language.combine import Tree
 from onnx_fp16fix.language.compare import close, weighed
@@ -138,6 +140,7 @@ class Sketches:
         self._of: dict[int, tuple[Pattern, Sketch]] = {}
         self._table: dict[Hashable, Sketch] = {(): Sketch()}
         self._said: list[dict[int, bool]] = [{}]
+        self._ops: dict[int, str] = {}
 
     def of(self, pattern: Pattern, variables: Mapping[str, Variable]) -> Sketch:
         """The sketch of a rule's pattern, or of a part of it."""
@@ -154,26 +157,32 @@ class Sketches:
         said = self._said[sketch.number]
         answer = said.get(id(tensor))
         if answer is None:
-            answer = said[id(tensor)] = self._may_start(sketch, term) and sketch.test(self, term)
+            may_start = sketch.ops is None or self._op(tensor) in sketch.ops
+            answer = said[id(tensor)] = may_start and sketch.test(self, term)
         return answer
+
+    def _op(self, tensor: gs.Tensor) -> str:
+        """Op of the node that makes the value, "" for an input or a stored constant."""
+        op = self._ops.get(id(tensor))
+        if op is None:
+            node = self.canonical.scope.producer(self.canonical.strip(tensor)[0])
+            op = self._ops[id(tensor)] = "" if node is None else node.op
+        return op
 
     def operands(self, part: Sketch, weight: Weight, tree: Tree) -> int:
         """The operands that a part with this weight may be, as bits; a constant takes up any weight."""
         key = (part.number, 0 if part.constant else weight)
         mask = tree.fitting.get(key)
         if mask is None:
-            mask = 0
+            mask, said = 0, self._said[part.number]
             for index, node in enumerate(tree.nodes):
-                if (part.constant or node.weight == weight) and index and self.fits(part, node.term):
+                if not index or (node.weight != weight and not part.constant):
+                    continue
+                answer = said.get(id(node.term.tensor))  # that of no tensor is never kept
+                if self.fits(part, node.term) if answer is None else answer:
                     mask |= 1 << index
             tree.fitting[key] = mask
         return mask
-
-    def _may_start(self, sketch: Sketch, term: Term) -> bool:
-        if sketch.ops is None or term.tensor is None:
-            return True
-        node = self.canonical.scope.producer(self.canonical.strip(term.tensor)[0])
-        return node is not None and node.op in sketch.ops
 
     def _make(self, pattern: Pattern, variables: Mapping[str, Variable]) -> Sketch:
         if isinstance(pattern, Inner):
