@@ -84,9 +84,12 @@ class Ties:
             self._pinned.update(terms)
         elif terms:
             (one, weight), (other, counterweight) = terms.items()
-            ratio = Fraction(-counterweight) / weight
             self._parent[one] = other
-            self._ratio[one] = ratio.numerator if ratio.denominator == 1 else ratio
+            if weight in (1, -1):  # nearly always, and whole numbers are faster
+                self._ratio[one] = -counterweight * weight
+            else:
+                ratio = Fraction(-counterweight) / weight
+                self._ratio[one] = ratio.numerator if ratio.denominator == 1 else ratio
         return True
 
     def _classes(self) -> Classes:
