@@ -104,7 +104,49 @@ def steps(low: float, high: float, *shape: int) -> Tensor:
     return torch.linspace(low, high, int(np.prod(shape))).reshape(shape)
 
 
+def linear_attention(v: Tensor, k: Tensor, q: Tensor) -> Tensor:
+    n = (F.pad(v, (0, 0, 0, 1), value=1.0) @ k) @ q
+    return n[:, :-1] / (n[:, -1:] + 1e-15)
+
+
+def kernel_attention(k: Tensor, v: Tensor, q: Tensor) -> Tensor:
+    return (q @ (k.transpose(1, 2) @ v)) / ((q * k.sum(1, keepdim=True)).sum(-1, keepdim=True) + 1e-6)
+
+
+LOW = torch.finfo(torch.float32).min
+
+
+def chosen(mask: Tensor, low: float = LOW) -> Tensor:
+    return torch.where(mask > 0, 0.0, low)
+
+
+def masked(scores: Callable[[Tensor, Tensor], Tensor], keep: Tensor | None = None) -> tuple[object, ...]:
+    """Softmax of scores that a mask of ones and zeros goes into, causal unless given."""
+    mask = torch.ones(8, 8).tril() if keep is None else keep
+    return lambda s, m: torch.softmax(scores(s, m), -1), (steps(-20, 20, 2, 8, 8), mask)
+
+
+TOKENS = steps(1, 40, 1, 256, 8)
 CASES = [
+    (
+        "ATTN001",
+        lambda q, k: torch.softmax(q @ k.transpose(-1, -2) / 8, -1),
+        (wide(2, 8, 64) / 8, wide(2, 8, 64) / 8),
+    ),
+    ("ATTN003", linear_attention, (steps(-1, 1, 1, 8, 256), TOKENS, steps(1, 40, 1, 8, 256))),
+    ("ATTN004", kernel_attention, (TOKENS, steps(-1, 1, 1, 256, 8), TOKENS)),
+    ("ACT004", lambda x: F.gelu(x, approximate="tanh"), (wide(64),)),
+    ("EPS001", lambda x: torch.tanh(x / (x.abs() + 2e-8)), (steps(-2, 2, 65),)),
+    ("EPS002", lambda x: x / x.abs().clamp(min=1e-10), (steps(-2, 2, 65),)),
+    ("EPS007", lambda y, x: torch.atan(y / x), (steps(1e-9, 1e-3, 64), steps(1e-9, 1, 64))),
+    ("MASK001", *masked(lambda s, m: s + (1 - m) * -1e9)),
+    ("MASK002", *masked(lambda s, m: s.masked_fill(m == 0, LOW))),
+    ("MASK003", *masked(lambda s, m: s + chosen(m)[None])),
+    ("MASK005", *masked(lambda s, m: s + chosen(m, -1e30)[None] + (1 - m[:1]) * -1e30, torch.ones(8, 8))),
+    ("MASK006", *masked(lambda s, m: s + m * -1e9, 1 - torch.ones(8, 8).tril())),
+    ("MASK007", *masked(lambda s, m: s - (1 - m) * 1e10)),
+    ("MASK008", *masked(lambda s, m: s + chosen(m))),
+    ("MASK009", *masked(lambda s, m: torch.max(s + chosen(m), torch.tensor(LOW)))),
     ("NORM002", layer_norm_2d, (wide(2, 8, 4, 4),)),
     ("NORM005", nn.InstanceNorm2d(4, affine=True), (wide(2, 4, 8, 8),)),
     ("NORM005", nn.GroupNorm(2, 4), (wide(2, 4, 8, 8),)),
