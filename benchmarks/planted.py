@@ -75,21 +75,48 @@ class _Writer:
         return self.op(f"{name}/Up", "Mul", tiny, self.constant(f"{name}/d", 1e6)), f"{name}/Up"
 
 
-def planted(nodes: int, faults: tuple[str, ...], seed: int, samples: int = 2) -> Planted:
-    """A residual chain of about ``nodes`` nodes with each of the faults at a random place."""
+def planted(
+    nodes: int, faults: tuple[str, ...], seed: int, samples: int = 2, *, inside: bool = False
+) -> Planted:
+    """A residual chain of about ``nodes`` nodes with each of the faults at a random place.
+
+    ``inside``: the chain is the body of a Loop that runs twice, and names are those of its nodes there.
+    """
     rng = np.random.default_rng(seed)
     writer, culprits = _Writer(rng), dict[str, str]()
     count = max(nodes // BLOCK, len(faults) + 1)
     places = dict(zip(rng.choice(count, len(faults), replace=False).tolist(), faults, strict=True))
-    stream = "x"
+    stream = "p" if inside else "x"
     for index in range(count):
         stream = writer.block(stream, f"layer{index}")
         if index in places:
             kind = places[index]
             stream, culprits[kind] = writer.fault(stream, kind, f"layer{index}/{kind}")
-    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [4, WIDTH]) for name in ("x", "y"))
-    writer.nodes.append(helper.make_node("Identity", [stream], ["y"], name="head"))
-    graph = helper.make_graph(writer.nodes, "planted", [x], [y], writer.initializers)
+    writer.nodes.append(helper.make_node("Identity", [stream], ["q" if inside else "y"], name="head"))
+    x, y, p, q = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [4, WIDTH]) for name in "xypq")
+    if inside:
+        graph = _looped(writer, x, y, p, q)
+        culprits = {kind: f"0:body:0::{name}" for kind, name in culprits.items()}
+    else:
+        graph = helper.make_graph(writer.nodes, "planted", [x], [y], writer.initializers)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     data = [{"x": rng.standard_normal((4, WIDTH)).astype(np.float32)} for _ in range(samples)]
     return Planted(model, data, culprits)
+
+
+def _looped(
+    writer: _Writer, x: onnx.ValueInfoProto, y: onnx.ValueInfoProto, *carried: onnx.ValueInfoProto
+) -> onnx.GraphProto:
+    """The written nodes as the body of a Loop from ``x`` to ``y``; weights stay outside."""
+    scalar = helper.make_tensor_value_info
+    again = helper.make_node("Identity", ["go"], ["again"], name="again")
+    number, go = scalar("i", TensorProto.INT64, []), scalar("go", TensorProto.BOOL, [])
+    body = helper.make_graph(
+        [again, *writer.nodes],
+        "body",
+        [number, go, carried[0]],
+        [scalar("again", TensorProto.BOOL, []), carried[1]],
+    )
+    loop = helper.make_node("Loop", ["rounds", "", "x"], ["y"], name="loop", body=body)
+    rounds = numpy_helper.from_array(np.array(2), "rounds")
+    return helper.make_graph([loop], "planted", [x], [y], [*writer.initializers, rounds])

@@ -74,6 +74,14 @@ def test_a_planted_culprit_is_named(seed: int, fault: str) -> None:
     assert f"/{fault}/" in entry.ranking[0].node
 
 
+@pytest.mark.parametrize(("seed", "fault"), list(enumerate(FAULTS)))
+def test_a_culprit_planted_in_a_loop_is_named(seed: int, fault: str) -> None:
+    plant = planted(40, (fault,), seed, inside=True)
+    entry = entry_of(plant.model, plant.data)
+    assert plant.culprits[fault] in entry.fp32_nodes
+    assert all("0:body:0::layer" in name and f"/{fault}/" in name for name in entry.fp32_nodes)
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_all_planted_culprits_are_named_at_once(seed: int) -> None:
     plant = planted(100, FAULTS, seed)
