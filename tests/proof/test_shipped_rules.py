@@ -16,8 +16,8 @@ from onnx_fp16fix.proof.trial import case_model
 
 RULES = {rule.id: rule for rule in load_rules(["pack:all"])}
 DOCS = Path(__file__).parents[2] / "docs" / "rules"
-ABOUT_STRUCTURE = ("CONV002",)
-"""Rules about types alone: they need no guard and no range."""
+ABOUT_STRUCTURE = ("CONV001", "CONV002")
+"""Rules about types alone, which need no guard and no range, and about sizes that a static shape tells."""
 
 
 @pytest.mark.parametrize("rule", RULES.values(), ids=RULES.keys())
