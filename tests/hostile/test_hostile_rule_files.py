@@ -11,6 +11,7 @@ from onnx_fp16fix.errors import RuleFileError
 from onnx_fp16fix.graph import build_view
 from onnx_fp16fix.language import apply_rules, load_rules
 from onnx_fp16fix.model import Model
+from onnx_fp16fix.proof import prove
 
 RULE = """schema: fp16fix/1
 rules:
@@ -195,3 +196,40 @@ def test_patterns_made_to_try_everything_are_given_up(pattern, tmp_path):
     (stats,) = apply_rules(build_view(Model(model)), load_rules([file]), None).stats
     assert stats.tried <= 120
     assert stats.seconds < 60
+
+
+CASE = """schema: fp16fix/1
+rules:
+  - id: TEST001
+    name: test-rule
+    summary: A test
+    equal: exact
+    match: Exp(x)
+    action: {{name: rescale}}
+    tests: [{{hit: "{hit}", given: {{x: "{given}"}}, opset: {opset}}}]
+"""
+
+
+@pytest.mark.parametrize("opset", ["1e999", "nan", "-inf", "x", 10**9, -1])
+def test_numbers_without_a_value_are_refused(opset, tmp_path):
+    assert "'opset' must " in refused(CASE.format(hit="Exp(x)", given="float [4]", opset=opset), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("hit", "given", "opset"),
+    [
+        ("Exp(x)", "float [100000, 100000] absmax=3", 17),
+        ("Exp(x)", "float [100000, 100000] all=1", 17),
+        ("Exp(x)", "float [" + "9" * 5000 + "] all=1", 17),
+        ("Exp(x)", "float [²] fill=1", 17),
+        ("Exp(x @ Transpose(x))", "float [1000000, 1] absmax=3", 17),
+        ("Exp(Tile(x, [1000000, 1000000]))", "float [4, 4] absmax=3", 17),
+        ("Exp(x)", "float [4] absmax=1e999", 17),
+    ],
+)
+def test_a_case_that_would_eat_memory_fails_as_a_case(hit, given, opset, tmp_path):
+    file = tmp_path / "hostile.yaml"
+    file.write_text(CASE.format(hit=hit, given=given, opset=opset))
+    (proof,) = prove(load_rules([file]), "quick")
+    assert not proof.passed
+    assert {failure.step for failure in proof.failures} == {"cases"}

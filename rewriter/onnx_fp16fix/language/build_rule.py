@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from onnx_fp16fix.errors import Problem, UsageError
+from onnx_fp16fix.errors import Problem
+from onnx_fp16fix.language.build_case import build_cases
 from onnx_fp16fix.language.build_variant import VariantBuilder
 from onnx_fp16fix.language.check import Names, check_guard
 from onnx_fp16fix.language.compile import Uses, compile_pattern
@@ -16,8 +17,7 @@ from onnx_fp16fix.language.operations import closest
 from onnx_fp16fix.language.parse import parse_expression, parse_suite
 from onnx_fp16fix.language.pattern import Pattern, Roots
 from onnx_fp16fix.language.registry import ModelAction, find_action
-from onnx_fp16fix.language.rule import EQUAL, Case, OpsetRange, Rule, Variable
-from onnx_fp16fix.language.target import Target, parse_target
+from onnx_fp16fix.language.rule import EQUAL, OpsetRange, Rule, Variable
 from onnx_fp16fix.language.yaml_source import Branch, Scalar, Tree
 
 __all__ = ["build_rule"]
@@ -88,7 +88,7 @@ class _Builder:
         variants = VariantBuilder(self.fields, names, variables, moved, self.roots(patterns)).variants()
         if not any(problem.code == "RULE-SYNTAX" for problem in self.problems[known:]):
             self.unused(let, names)  # what cannot be read may use them
-        tol, opset, cases = self.tolerance(), self.opset(), self.cases()
+        tol, opset, cases = self.tolerance(), self.opset(), build_cases(self.fields)
         if len(self.problems) > known or not (patterns or self.for_model()):
             return None
         return Rule(
@@ -280,42 +280,6 @@ class _Builder:
             if op in ("<=", "<", "=="):
                 high = min(high, version - (op == "<"))
         return OpsetRange(low, high)
-
-    def cases(self) -> tuple[Case, ...]:
-        found = [self.case(tree) for tree in self.fields.items("tests")]
-        return tuple(case for case in found if case is not None)
-
-    def case(self, tree: Tree) -> Case | None:
-        if not isinstance(tree, Branch):
-            self.fields.report(tree.place, "a test must be a mapping with 'hit' or 'miss'", code="RULE-TYPE")
-            return None
-        keys = ("hit", "miss", "given", "uses", "because", "todo", "opset", "target")
-        fields = Fields(tree, "a test", keys, self.problems)
-        hit, miss = fields.scalar("hit"), fields.scalar("miss")
-        source = hit or miss
-        if source is None or (hit is not None and miss is not None):
-            fields.report(tree.place, "a test needs either 'hit' or 'miss'")
-            return None
-        suite = parse_suite(source, self.problems)
-        given = {key.text: value.text for key, value in fields.mapping("given")}
-        clause = fields.text("uses") or fields.text("because") or None
-        opset = int(fields.number("opset") or 17)
-        target = self.target(fields)
-        if suite is None:
-            return None
-        return Case(
-            hit is not None, suite, given, clause, fields.text("todo") or None, opset, source.place, target
-        )
-
-    def target(self, fields: Fields) -> Target | None:
-        """What a test is run for, written as for the command: tensorrt:11.2."""
-        source = fields.scalar("target")
-        try:
-            return parse_target(source.text) if source is not None else None
-        except UsageError as error:
-            assert source is not None
-            fields.report(source.place, error.problems[0].message, error.problems[0].hint, "RULE-TYPE")
-            return None
 
 
 def _inner(uses: list[Uses]) -> set[str]:

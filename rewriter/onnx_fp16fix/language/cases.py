@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -33,6 +34,8 @@ _TYPES = {
     "int32": TensorProto.INT32,
     "bool": TensorProto.BOOL,
 }
+_MOST_ELEMENTS = 1 << 24
+"""Of any tensor of a case: a case is a small model."""
 _WORDS = ("absmax", "vmin", "vmax", "smallest", "fill", "all")
 
 
@@ -79,11 +82,19 @@ def parse_given(text: str) -> Given:
         if key not in _WORDS:
             raise ValueError(f"'{word}' is not one of {', '.join(_WORDS)} with '=' and a number")
         facts[key] = float(value)
+        if key not in ("fill", "all") and not abs(facts[key]) <= np.finfo(np.float32).max:
+            raise ValueError(f"'{word}' is no FP32 number")
     shape: tuple[int | str, ...] | None = None
     if form.group(2) is not None:
         parts = [part.strip() for part in form.group(2).split(",") if part.strip()]
-        shape = tuple(int(part) if part.isdigit() else part for part in parts)
+        shape = tuple(int(part) if part.isdecimal() and len(part) < 10 else part for part in parts)
+        _check_size(text, shape)
     return Given(_TYPES[form.group(1) or "float"], shape, facts)
+
+
+def _check_size(what: str, shape: Sequence[int | str | None]) -> None:
+    if math.prod(size for size in shape if isinstance(size, int)) > _MOST_ELEMENTS:
+        raise ValueError(f"'{what}' has more than {_MOST_ELEMENTS} elements")
 
 
 def build_model(suite: Suite, given: Mapping[str, Given], opset: int = 17) -> onnx.ModelProto:
@@ -119,6 +130,8 @@ def build_model(suite: Suite, given: Mapping[str, Given], opset: int = 17) -> on
         inlined = onnx.inliner.inline_selected_functions(model, bodies, inline_schema_functions=True)
         inferred = onnx.shape_inference.infer_shapes(inlined, strict_mode=True, data_prop=True)
     model.graph.output[0].CopyFrom(inferred.graph.output[0])
+    for value in (*inferred.graph.value_info, *inferred.graph.output):
+        _check_size(value.name, [dim.dim_value or None for dim in value.type.tensor_type.shape.dim])
     return model
 
 

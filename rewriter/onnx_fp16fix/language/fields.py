@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 
 from onnx_fp16fix.errors import Problem
@@ -61,10 +62,13 @@ class Fields:
         if value is None:
             return None
         try:
-            return float(value.text)
+            number = float(value.text)
         except ValueError:
+            number = math.nan
+        if not math.isfinite(number):
             self.report(value.place, f"'{key}' must be a number, not '{value.text}'", code="RULE-TYPE")
             return None
+        return number
 
     def items(self, key: str) -> tuple[Tree, ...]:
         """Values of a list; one value without a list counts as a list of one."""
