@@ -53,10 +53,10 @@ def command(
     def job(progress: Progress) -> Outcome:
         with progress.step("starting"):
             from onnx_fp16fix import pipeline
+            from onnx_fp16fix.calibrate.nonfinite import first_nonfinite
             from onnx_fp16fix.document import DataEntry, RunDocument
             from onnx_fp16fix.model import load_model
             from onnx_fp16fix.outcome import Outcome, describe_model
-            from onnx_fp16fix.pipeline.nonfinite import first_nonfinite
             from onnx_fp16fix.range_file import write_ranges
         started = time.monotonic()
         loaded = load_model(model, lean=True)

@@ -4,25 +4,11 @@ from __future__ import annotations
 
 from onnx_fp16fix.calibrate import RangeTable
 from onnx_fp16fix.calibrate import calibrate as measure
-from onnx_fp16fix.calibrate.ranges import tensor_key
+from onnx_fp16fix.calibrate.nonfinite import first_nonfinite
 from onnx_fp16fix.model import Model
 from onnx_fp16fix.pipeline.prepare import Run
 
-__all__ = ["first_nonfinite", "measured_nonfinite", "nonfinite_text"]
-
-
-def first_nonfinite(table: RangeTable, model: Model) -> str | None:
-    """Key of the first tensor, in the order of computation, that held a NaN or an infinity.
-
-    What a body is fed has been made elsewhere, in a loop by a later node of the same body.
-    """
-    found = [key for key, entry in table.tensors.items() if entry.nonfinite]
-    fed = {
-        tensor_key(scope.path, item if isinstance(item, str) else item.name)
-        for scope in (model.scopes() if found else ())
-        for item in (scope.graph.input if scope.path else ())
-    }
-    return next((key for key in found if key not in fed), found[0] if found else None)
+__all__ = ["measured_nonfinite", "nonfinite_text"]
 
 
 def nonfinite_text(table: RangeTable, model: Model) -> str | None:
