@@ -96,8 +96,8 @@ class Case:
             ],
             [numpy_helper.from_array(values[slot], f"x{slot}") for slot in sorted(self.constants)],
         )
-        opset = helper.make_opsetid("", self.opset)
-        return helper.make_model(graph, opset_imports=[opset], ir_version=8 if self.opset < 20 else 10)
+        opsets = [helper.make_opsetid("", self.opset), *([helper.make_opsetid(domain, 1)] if domain else [])]
+        return helper.make_model(graph, opset_imports=opsets, ir_version=8 if self.opset < 20 else 10)
 
     def run(
         self, values: Mapping[int, np.ndarray] | None = None, attrs: Mapping[str, Any] | None = None
