@@ -191,3 +191,18 @@ def test_a_node_is_found_again_by_what_has_not_changed() -> None:
     for node, name in zip(after.graph.node[1].attribute[0].g.node, "abcd", strict=True):
         node.output[0] = name
     assert matching_bodies(LOOP.graph, after.graph) == {}
+
+
+def test_a_loop_that_would_never_end_in_fp16_ends() -> None:
+    """Halved until no element is above 1; infinity stays above 1."""
+    proto = model("""g (int64 n, bool c, float[2] x) => (float[2] y) {
+        start = Mul(x, big)
+        y = Loop (n, c, start) <body = b (int64 i, bool go, float[2] p) => (bool again, float[2] q) {
+            q = Mul(p, half)
+            top = ReduceMax<keepdims = 0>(q)
+            again = Greater(top, one)
+        }> }""")
+    for name, value in {"big": 1e5, "half": 0.5, "one": 1.0}.items():
+        proto.graph.initializer.append(onnx.numpy_helper.from_array(np.float32(value), name))
+    report = simulate(proto, loop_feed(2**63 - 1))
+    assert report.outputs[0].nonfinite == 2

@@ -7,6 +7,7 @@ from collections import ChainMap
 from collections.abc import Iterator, Mapping, MutableMapping
 from typing import Any, TypeVar, cast
 
+import numpy as np
 import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
@@ -25,6 +26,8 @@ __all__ = ["Rounder"]
 _Entry = TypeVar("_Entry")
 _LIGHT = 1024
 """Constants of at most so many elements are looked into, for axes."""
+_TURNS = 4096
+"""Most turns of a Loop that ends by a computed condition: in FP16 the condition may never be met."""
 
 
 class Rounder:
@@ -179,6 +182,8 @@ class _ScopeWriter:
             exact = self._half(name) and not self._rounder.takes_half(node, position)
             copy.input.append(self._unrounded(name) if exact else self._read.get(name, name))
         bodies = dict(subgraphs(node)) if node.attribute else {}
+        if node.op_type == "Loop" and not node.domain and _decides(bodies["body:0"]):
+            copy.input[0] = self._limited(copy.input[0])
         for attribute in node.attribute:
             new = copy.attribute.add()
             if attribute.type == onnx.AttributeProto.GRAPH:
@@ -189,6 +194,13 @@ class _ScopeWriter:
             else:
                 new.CopyFrom(widened_attribute(attribute))
         return copy
+
+    def _limited(self, trip_count: str) -> str:
+        """The trip count, ``_TURNS`` at most."""
+        most = self._build.constant(_TURNS, np.int64)
+        if not trip_count:
+            return most
+        return self._build.add("Where", self._build.add("Less", trip_count, most), trip_count, most)
 
     def _widened_outputs(self, node: onnx.NodeProto) -> Iterator[tuple[str, str]]:
         """Rename the FP16 outputs of ``node`` and yield new and old names."""
@@ -235,6 +247,15 @@ class _ScopeWriter:
         if self._outer is not None and name not in self._ranks and name not in self._own:
             return self._outer._rank(name)
         return self._ranks.get(name)
+
+
+def _decides(body: onnx.GraphProto) -> bool:
+    """Whether the body of a Loop computes when it ends, rather than handing on what it is given."""
+    makers = {name: node for node in body.node for name in node.output}
+    name = body.output[0].name
+    while name in makers and makers[name].op_type == "Identity":
+        name = makers[name].input[0]
+    return name in makers and makers[name].op_type != "Constant"
 
 
 def _within(own: dict[str, _Entry], outer: Mapping[str, _Entry]) -> MutableMapping[str, _Entry]:
