@@ -243,3 +243,10 @@ def test_an_overflow_that_did_no_harm_on_these_data_is_only_a_warning() -> None:
     finding = of(outcome, "b")
     assert (finding.severity, finding.status) == ("warning", "available")
     assert finding.facts["harmless_on_data"] is True
+
+
+def test_a_name_that_an_alternative_does_not_bind_is_no_missing_fact() -> None:
+    """Of Max(x, -10) the rule about bounds knows no upper one; that is no finding."""
+    outcome = check(graph("y = Max(x, low)", low=-10.0))
+    assert [finding.message for finding in outcome.findings] == []
+    assert outcome.run.status == "ok"

@@ -33,5 +33,5 @@ class Rescale:
         tensors = tuple(dict.fromkeys(name for name in (*captured, *made) if name))
         root = match.root.name or f"#{match.root.index}"
         return PlanRequest(
-            site.rule, (), tensors, f"values inside the match at '{root}' leave the FP16 range"
+            site.rule, (), tensors, f"values that {site.rule} matches at '{root}' leave the FP16 range"
         )

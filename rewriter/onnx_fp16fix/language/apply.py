@@ -232,7 +232,7 @@ class _Pass:
         )
 
     def _unmet(self, rule: Rule, match: Match, facts: MatchFacts, value: Any, clause: str) -> MatchRecord:
-        if isinstance(value, Unknown):
+        if isinstance(value, Unknown) and not facts.unbound.issuperset(value.missing):
             reason = f"{clause} is unknown: {'; '.join(value.missing)}"
             return self._record(rule, match, facts, "skipped", reason, clause, missing=value.missing)
         return self._record(rule, match, facts, "skipped", f"{clause} is not met", clause)

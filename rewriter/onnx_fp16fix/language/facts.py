@@ -80,7 +80,10 @@ class Ranges:
 
 
 class MatchFacts:
-    """Facts of one match, for ``guard.evaluate``. ``seen`` collects the known ones for the report."""
+    """Facts of one match, for ``guard.evaluate``. ``seen`` collects the known ones for the report.
+
+    ``unbound``: what is unknown only because the alternative that matched does not bind the name; no data would tell.
+    """
 
     def __init__(
         self,
@@ -94,6 +97,7 @@ class MatchFacts:
         self.lets: dict[str, Any] = {}
         self.sizes: dict[str, Any] = {}
         self.seen: dict[str, Any] = {}
+        self.unbound: set[str] = set()
         self.target = target
 
     def name(self, name: str) -> Any:
@@ -105,11 +109,15 @@ class MatchFacts:
             return self._of_run(name)
         binding = self.match.bindings.get(name)
         if binding is None:
-            return Unknown((f"{name} is not bound in this alternative",))
+            return self._unbound(f"{name} is not bound in this alternative")
         value = binding.value
         if isinstance(value, bytes):
             return value.decode(errors="replace")
         return tuple(value) if isinstance(value, list) else value
+
+    def _unbound(self, text: str) -> Unknown:
+        self.unbound.add(text)
+        return Unknown((text,))
 
     def _of_run(self, name: str) -> Any:
         if name == "opset":
@@ -133,7 +141,7 @@ class MatchFacts:
     def _fact(self, function: str, name: str, arguments: Sequence[Any], label: str) -> Any:
         binding = self.match.bindings.get(name)
         if binding is None:
-            return Unknown((f"{label} unknown ('{name}' is not bound in this alternative)",))
+            return self._unbound(f"{label} unknown ('{name}' is not bound in this alternative)")
         if function in ("size", "value", "values", "is_finite", "is_pow2"):
             return self._constant(function, binding, label)
         if self.variables.get(name) is not None and self.variables[name].kind == "const":
