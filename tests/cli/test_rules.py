@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -85,3 +86,13 @@ def test_apply_refuses_a_rule_whose_proof_fails(files, capsys):
         main(["apply", str(files / "wrong.yaml"), *words, "--trust-rules", "-o", str(files / "out.onnx")])
         == 4
     )
+
+
+def test_rules_alone_shows_its_help(capsys):
+    assert main(["rules"]) == 0
+    assert capsys.readouterr().out.startswith("Usage: onnx-fp16fix rules")
+
+
+def test_the_rule_of_the_readme_has_no_lint(capsys):
+    assert main(["rules", "lint", str(Path(__file__).parents[2] / "samples" / "rules.yaml")]) == 0
+    assert "1 rule, 0 findings" in capsys.readouterr().err

@@ -97,3 +97,29 @@ def test_a_long_list_of_findings_is_cut_and_says_so() -> None:
 
 def test_a_safe_model_is_one_line() -> None:
     assert text(RunDocument(command="check", plan=PlanEntry(fp32_flops_share=0.0))) == "nothing to repair\n"
+
+
+def test_one_finding_is_one_finding() -> None:
+    assert "1 finding: 1 fixed" in text(RunDocument(command="fix", findings=[finding("fixed", "m")]))
+
+
+def test_all_files_written_are_named() -> None:
+    output = OutputEntry(
+        path="o.onnx",
+        sha256="",
+        nodes=7,
+        bytes=1024,
+        lock="o.onnx.fp16fix.yaml",
+        sidecars=["d/o.onnx.trtexec.txt"],
+    )
+    shown = text(RunDocument(command="fix", output=output))
+    assert "wrote o.onnx (1.0 KiB, 7 nodes), o.onnx.fp16fix.yaml, d/o.onnx.trtexec.txt" in shown.replace(
+        "\n", " "
+    )
+
+
+def test_a_verification_does_not_speak_of_repairs() -> None:
+    fp32 = Fp32Check(max_abs=0.1, max_rel=0.5, rel_l2=2e-7, identical=False)
+    shown = text(RunDocument(command="verify", verification=VerificationEntry(passed=True, fp32=fp32)))
+    assert "relative L2 error 2.00e-07" in shown
+    assert shown.endswith("AFTER agrees with BEFORE\n")

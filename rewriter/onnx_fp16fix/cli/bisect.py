@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["command"]
 
 
-@click.command("bisect")
+@click.command("bisect", short_help="Find the nodes that cause the error in FP16.")
 @click.argument("model", type=options.PATH)
 @click.option("-o", "--output", type=options.PATH, metavar="RULES.yaml", help="Where to write the rule.")
 @options.data

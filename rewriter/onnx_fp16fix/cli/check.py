@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["command"]
 
 
-@click.command("check")
+@click.command("check", short_help="Report what FP16 would break and what would repair it.")
 @click.argument("model", type=options.PATH)
 @options.data
 @options.ranges

@@ -25,7 +25,7 @@ class _Fix(click.Command):
         return super().parse_args(ctx, translate(args))
 
 
-@click.command("fix", cls=_Fix)
+@click.command("fix", cls=_Fix, short_help="Repair MODEL for FP16 or BF16, prove it, write it.")
 @click.argument("model", type=options.PATH)
 @options.output
 @options.data

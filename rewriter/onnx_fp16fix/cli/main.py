@@ -55,8 +55,10 @@ def main(args: Sequence[str]) -> int:
     """Run one command line; returns the exit code. Data go to stdout (with --json), all else to stderr."""
     started = time.monotonic()
     as_json = "--json" in args
-    if not args or any(arg in ("-h", "--help", "--version") for arg in args):
-        return _invoke(args or ["--help"])
+    if list(args) in ([], ["rules"]):
+        args = [*args, "--help"]
+    if any(arg in ("-h", "--help", "--version") for arg in args):
+        return _invoke(args)
     data: str | None = None
     problems: tuple[Problem, ...] = ()
     try:

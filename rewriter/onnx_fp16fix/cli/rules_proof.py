@@ -18,7 +18,7 @@ __all__ = ["lint_command", "test_command"]
 FAILED = 5
 
 
-@click.command("test")
+@click.command("test", short_help="Prove rules.")
 @click.argument("files", nargs=-1)
 @click.option(
     "--select", multiple=True, metavar="RULE", help="Only rules with this id, prefix of ids or name."
@@ -53,12 +53,16 @@ def test_command(
     if not quiet:
         broken = sum(not proof.passed for proof in proofs)
         click.echo(
-            f"{len(proofs)} rules, {broken} failed" if broken else f"{len(proofs)} rules hold", err=True
+            f"{_rules(len(proofs))}, {broken} failed" if broken else f"{_rules(len(proofs))} proven", err=True
         )
     if not as_json:
         return code, None
     entries = [{**asdict(proof), "passed": proof.passed} for proof in proofs]
     return code, rules_document("test", code, seed=seed, rules=entries)
+
+
+def _rules(count: int) -> str:
+    return "1 rule" if count == 1 else f"{count} rules"
 
 
 def _line(proof: RuleProof) -> str:
@@ -76,7 +80,7 @@ def _details(proof: RuleProof) -> list[str]:
     return lines + [f"  note: {text}" for text in proof.warnings]
 
 
-@click.command("lint")
+@click.command("lint", short_help="Check rule files without running their rules.")
 @click.argument("files", nargs=-1)
 @options.common
 def lint_command(files: tuple[str, ...], as_json: bool, quiet: bool) -> tuple[int, str | None]:
@@ -97,5 +101,5 @@ def lint_command(files: tuple[str, ...], as_json: bool, quiet: bool) -> tuple[in
     for problem in found:
         click.echo(str(problem), err=True)
     if not quiet:
-        click.echo(f"{len(rules)} rules, {len(found)} findings", err=True)
+        click.echo(f"{_rules(len(rules))}, {len(found)} finding{'s' * (len(found) != 1)}", err=True)
     return code, None

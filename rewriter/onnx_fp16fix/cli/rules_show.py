@@ -25,7 +25,7 @@ _from = click.option(
 )
 
 
-@click.command("list")
+@click.command("list", short_help="List rules and packs.")
 @click.argument("files", nargs=-1)
 @_json
 def list_command(files: tuple[str, ...], as_json: bool) -> tuple[int, str]:
@@ -79,7 +79,7 @@ def _entry(rule: Rule) -> dict[str, Any]:
     }
 
 
-@click.command("show")
+@click.command("show", short_help="Show the page of a rule.")
 @click.argument("rule")
 @_from
 @_json
@@ -95,7 +95,7 @@ def show_command(rule: str, files: tuple[str, ...], as_json: bool) -> tuple[int,
     return 0, "\n".join(rule_page(entry) for entry in chosen).rstrip()
 
 
-@click.command("schema")
+@click.command("schema", short_help="Print the JSON Schema of rule files.")
 @_json
 def schema_command(as_json: bool) -> tuple[int, str]:
     """Print the JSON Schema of rule files, for editors (with or without --json)."""
@@ -106,7 +106,7 @@ def schema_command(as_json: bool) -> tuple[int, str]:
     return 0, json.dumps(rule_file_schema(), indent=2)
 
 
-@click.command("new")
+@click.command("new", short_help="Begin a rule file.")
 @click.argument("rule_id", metavar="ID")
 @click.option("--name", help="Name of the problem, such as product-overflow.")
 @click.option(

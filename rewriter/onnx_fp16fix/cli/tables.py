@@ -78,7 +78,8 @@ def _model_line(model: ModelEntry) -> str:
 def _findings_table(findings: list[Finding]) -> Table:
     counts = Counter(finding.status for finding in findings)
     title = ", ".join(f"{counts[status]} {status}" for status in _ORDER if counts[status])
-    table = Table(title=f"{len(findings)} findings: {title}", title_justify="left")
+    noun = "finding" if len(findings) == 1 else "findings"
+    table = Table(title=f"{len(findings)} {noun}: {title}", title_justify="left")
     for heading in ("status", "kind", "where", "what"):
         table.add_column(heading, overflow="fold")
     for finding in sorted(findings, key=lambda finding: _ORDER[finding.status])[:_MOST_FINDINGS]:
@@ -115,7 +116,7 @@ def _verification_table(verification: VerificationEntry) -> Table:
 def _checks(verification: VerificationEntry) -> list[tuple[str, str]]:
     rows, half = [], (verification.fp16_sim.type if verification.fp16_sim else "fp16").upper()
     if fp32 := verification.fp32:
-        worst = "identical bits" if fp32.identical else f"largest relative difference {_number(fp32.max_rel)}"
+        worst = "identical bits" if fp32.identical else f"relative L2 error {_number(fp32.rel_l2)}"
         rows.append(("FP32 against FP32", worst))
     if simulation := verification.fp16_sim:
         for output in simulation.outputs:
@@ -151,11 +152,15 @@ def _closing_line(run: RunDocument) -> str:
     if run.status == "rejected":
         return "[bold red]verification failed; nothing was written[/]"
     if run.output:
-        return f"[bold]wrote {escape(run.output.path)}[/] ({_size(run.output.bytes)}, {run.output.nodes:,} nodes)"
+        also = "".join(f", {path}" for path in (run.output.lock, *run.output.sidecars) if path)
+        size = f"{_size(run.output.bytes)}, {run.output.nodes:,} nodes"
+        return f"[bold]wrote {escape(run.output.path)}[/] ({size}){escape(also)}"
     if isinstance(rules := run.summary.get("rules"), str):
         return f"[bold]wrote {escape(rules)}[/] ({run.summary.get('fp32_nodes')} nodes kept in FP32)"
     if isinstance(ranges := run.summary.get("ranges"), str):
         return f"[bold]wrote {escape(ranges)}[/] ({run.summary.get('tensors')} tensors)"
+    if run.command == "verify":
+        return "[bold]AFTER agrees with BEFORE[/]"
     return "[bold]something was found[/]" if run.status == "findings" else "[bold]nothing to repair[/]"
 
 
