@@ -165,10 +165,11 @@ class PlanEntry(_Section):
 
 
 class Fp32Check(_Section):
-    """The rewritten FP32 model against the original, worst over outputs and samples."""
+    """The rewritten FP32 model against the original, worst over outputs and samples; ``rel_l2`` is what is judged."""
 
     max_abs: float | None
     max_rel: float | None
+    rel_l2: float | None = None
     identical: bool
 
 

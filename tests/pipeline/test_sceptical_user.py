@@ -158,3 +158,22 @@ def test_fix_of_a_fixed_model_adds_nothing(tmp_path: Path) -> None:
     assert twice is not None
     assert [node.op_type for node in twice.graph.node] == [node.op_type for node in once.graph.node]
     assert twice.graph.output[0].type.tensor_type.elem_type == TensorProto.FLOAT
+
+
+def test_a_second_model_in_fp32_is_not_judged_and_verify_says_so() -> None:
+    proto = model(SMALL, {"w": np.eye(8) * 1e6})
+    entry = onnx_fp16fix.verify(proto, proto, {"x": X}, tensorrt="off").verification
+    assert entry is not None
+    assert entry.passed
+    assert any("--as fp16 judges it" in text for text in entry.not_checked)
+    judged = onnx_fp16fix.verify(proto, proto, {"x": X}, tensorrt="off", as_type="fp16").verification
+    assert judged is not None
+    assert not judged.passed
+    assert not any("--as" in text for text in judged.not_checked)
+
+
+def test_a_model_that_is_fp16_already_is_not_taken_for_fp32_in_silence() -> None:
+    fixed = onnx_fp16fix.fix(model(SMALL, {"w": np.eye(8)}), {"x": X}, tensorrt="off")
+    assert fixed.run.warnings == []
+    again = onnx_fp16fix.check(fixed.model, {"x": X})
+    assert any("16-bit already" in text for text in again.run.warnings)

@@ -60,7 +60,11 @@ def verify(
         as_type=as_type,
         progress=progress,
     )
-    run.document.verification = verified.entry
+    run.document.verification = entry = verified.entry
+    if not verified.judged:
+        entry.not_checked.append(
+            "fp16: the second model is FP32: its error in FP16 decides nothing, --as fp16 judges it"
+        )
     if verified.simulation.incomparable and (found := measured_nonfinite(run, run.model)):
         run.warn(found)
     return run.finish("ok" if verified.entry.passed else "rejected")

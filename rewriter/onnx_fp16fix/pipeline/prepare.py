@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -28,6 +29,10 @@ ModelSource = str | Path | onnx.ModelProto
 _RANDOM_DATA = (
     "no data given: ranges come from seeded random inputs and may be far from those of real data; "
     "give real samples with --data"
+)
+_HALF_ALREADY = (
+    "most weights of this model are 16-bit already: what they lost is not seen here, and it stands for FP32 below; "
+    "start from the FP32 model where there is one"
 )
 _EXIT: dict[RunStatus, int] = {"ok": 0, "findings": 1, "rejected": 4, "error": 70}
 
@@ -56,6 +61,8 @@ class Run:
         with self.progress.step("load"):
             self.model = load_model(self.source, lean=self.lean or _is_heavy(self.source))
             self.document.model = describe_model(self.model)
+        if self.measures and _is_half(self.model.proto):
+            self.warn(_HALF_ALREADY)
         self.dataset: Dataset = open_data(self.data, self.model.proto, seed=self.seed, samples=self.samples)
         self.document.data = DataEntry(source=self.dataset.source, samples=0, random=self.dataset.random)
         self.table = None if self.ranges is None else self._load_ranges(self.ranges)
@@ -92,6 +99,17 @@ class Run:
 
 def _is_heavy(source: ModelSource) -> bool:
     return isinstance(source, (str, Path)) and is_heavy_file(Path(source))
+
+
+def _is_half(proto: onnx.ModelProto) -> bool:
+    """Whether more elements of the weights are FP16 or BF16 than FP32."""
+    half = full = 0
+    for tensor in proto.graph.initializer:
+        if tensor.data_type in (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16):
+            half += math.prod(tensor.dims)
+        elif tensor.data_type == onnx.TensorProto.FLOAT:
+            full += math.prod(tensor.dims)
+    return half > full
 
 
 def inline_functions(model: Model) -> Model:

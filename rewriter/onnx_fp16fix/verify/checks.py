@@ -59,10 +59,14 @@ def usual_tolerance(half: FloatType) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Verified:
-    """The document's entry, and the simulation with every intermediate tensor."""
+    """The document's entry, and the simulation with every intermediate tensor.
+
+    ``judged``: the error in simulation decided too; that of an FP32 model that nothing takes as FP16 does not.
+    """
 
     entry: VerificationEntry
     simulation: SimulationReport
+    judged: bool
 
 
 @dataclass
@@ -107,7 +111,8 @@ def verify_models(
     if fp32 is None:
         verdict.not_checked.append("fp32: the model is typed and its FP32 form is not at hand")
     report = simulation or _simulate(before, after, data, exponents, typed, kernels, half.name, progress)
-    if typed or as_type is not None:
+    judged = typed or as_type is not None
+    if judged:
         _judge(report, usual_tolerance(half) if limits.fp16 is None else limits.fp16, verdict)
     ort = onnxruntime.run_once(after, data)
     verdict.failures += ort.failures
@@ -122,7 +127,7 @@ def verify_models(
         failures=verdict.failures,
         passed=not verdict.failures,
     )
-    return Verified(entry, report)
+    return Verified(entry, report, judged)
 
 
 def _half_of(model: Model) -> FloatType | None:
@@ -142,7 +147,7 @@ def _fp32(
     before: Model, after: Model, data: Dataset, limits: Tolerances, verdict: _Verdict, progress: Progress
 ) -> Fp32Check:
     if after is before:
-        return Fp32Check(max_abs=0.0, max_rel=0.0, identical=True)
+        return Fp32Check(max_abs=0.0, max_rel=0.0, rel_l2=0.0, identical=True)
     report: Fp32Report = compare_fp32(
         before.proto,
         after.proto,
@@ -156,7 +161,10 @@ def _fp32(
             f"FP32 outputs differ: relative L2 error {report.rel_l2:.3g} (limit {limits.fp32:.3g})"
         )
     return Fp32Check(
-        max_abs=_finite(report.max_abs), max_rel=_finite(report.max_rel), identical=report.identical
+        max_abs=_finite(report.max_abs),
+        max_rel=_finite(report.max_rel),
+        rel_l2=_finite(report.rel_l2),
+        identical=report.identical,
     )
 
 
