@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ torch = pytest.importorskip("torch")
 from onnx_fp16fix import UsageError, VerificationError, pipeline  # noqa: E402
 from onnx_fp16fix import torch as hooks  # noqa: E402
 from onnx_fp16fix.document import RunDocument  # noqa: E402
+from onnx_fp16fix.errors import Problem  # noqa: E402
 from onnx_fp16fix.model import load_model  # noqa: E402
 from onnx_fp16fix.outcome import Outcome, describe_model  # noqa: E402
 
@@ -223,3 +226,21 @@ def test_fix_file_repairs_in_place_or_beside(fix: Recorder, tmp_path: Path) -> N
     assert onnx.load(path).doc_string != MARK
     hooks.fix_file(path)
     assert onnx.load(path).doc_string == MARK
+
+
+def test_an_export_whose_repair_failed_was_an_export(
+    real_export: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any, **__: Any) -> Outcome:
+        raise UsageError(Problem("USAGE", "no"))
+
+    opened = hooks.export_hook()
+    monkeypatch.setattr(pipeline, "fix", refuse)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        with opened, contextlib.suppress(UsageError):
+            torch.onnx.export(Net().eval(), (EXAMPLE,), tmp_path / "net.onnx", dynamo=False)
+        assert not [w for w in told if "nothing was exported" in str(w.message)]
+        with opened:
+            pass
+    assert [w for w in told if "nothing was exported" in str(w.message)]

@@ -69,7 +69,7 @@ class ExportHook:
         self._progress: Progress = options.get("progress") or Silent()
 
     def __enter__(self) -> ExportHook:
-        self._begun = len(self.outcomes)
+        self._called = False
         self._gate = _Gate.current()
         self._gate.hooks.append(self)
         return self
@@ -77,7 +77,7 @@ class ExportHook:
     def __exit__(self, *exc: object) -> None:
         self._gate.hooks.remove(self)
         self._gate.close_if_idle()
-        if len(self.outcomes) == self._begun and exc[0] is None:
+        if not self._called and exc[0] is None:
             warnings.warn(
                 "nothing was exported through torch.onnx.export inside the hook: a reference taken before "
                 "('from torch.onnx import export') is out of its reach",
@@ -86,6 +86,7 @@ class ExportHook:
 
     def repair(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Run the real exporter on the caller's arguments and repair its result before anyone sees it."""
+        self._called = True
         call = inspect.signature(original).bind(*args, **kwargs)
         destination = call.arguments.get("f")
         if isinstance(destination, (str, os.PathLike)):
