@@ -45,7 +45,7 @@ def convert(
     *,
     half: FloatType = FP16,
     half_io: bool = False,
-    guards: frozenset[str] = frozenset(),
+    guards: Collection[str] = frozenset(),
     bodies: Mapping[ScopePath, Collection[int]] | None = None,
     half_borders: Mapping[ScopePath, Collection[str]] | None = None,
 ) -> Converted:

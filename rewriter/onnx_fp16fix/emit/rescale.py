@@ -33,13 +33,13 @@ __all__ = ["Rescaled", "rescale"]
 @dataclass(frozen=True, slots=True)
 class Rescaled:
     """The FP32 model, its FP32-only nodes by index in *this* model's main graph, the exponents of its tensors by
-    name, the constants that must not vanish in FP16, how many Muls were inserted, and the FP32-only nodes of the
-    bodies that the plan covers, by scope in this model."""
+    name, the constants that must not vanish in FP16 with their exponents, how many Muls were inserted, and the
+    FP32-only nodes of the bodies that the plan covers, by scope in this model."""
 
     model: Model
     fp32_nodes: frozenset[int]
     exponents: Mapping[str, int]
-    raised: frozenset[str]
+    raised: Mapping[str, int]
     inserted_muls: int
     bodies: Mapping[ScopePath, frozenset[int]] = field(default_factory=dict)
     half_borders: Mapping[ScopePath, frozenset[str]] = field(default_factory=dict)
@@ -72,7 +72,7 @@ def rescale(scope: ScopeView, facts: Facts, plan: Plan) -> Rescaled:
         model,
         fp32[main],
         {name: exponent for edit in edits for name, exponent in _new_exponents(edit)},
-        frozenset(name for edit in edits for name in _raised(edit)),
+        {name: exponent for edit in edits for name, exponent in _raised(edit)},
         sum(edit.muls for edit in edits),
         {after[path].path: fp32[after[path].path] for path in plan.bodies},
         {after[path].path: names for path, names in half.items()},
@@ -97,9 +97,10 @@ def _new_exponents(edit: Edit) -> Iterator[tuple[str, int]]:
             yield tensor_key(edit.scope.path, name), exponent
 
 
-def _raised(edit: Edit) -> Iterator[str]:
+def _raised(edit: Edit) -> Iterator[tuple[str, int]]:
     for index, slot in edit.plan.raised:
-        yield edit.inputs.get((index, slot), edit.scope.nodes[index].inputs[slot].name)
+        name = edit.inputs.get((index, slot), edit.scope.nodes[index].inputs[slot].name)
+        yield name, edit.plan.operands.get((index, slot), 0)
 
 
 def _rename_results(edit: Edit) -> None:

@@ -27,7 +27,7 @@ class Shared:
     half: FloatType
     names: Names
     promised: frozenset[int]
-    guards: frozenset[str]
+    guards: Collection[str]
     borders: Mapping[ScopePath, Collection[str]]
     spool: Spool | None
     casts: int = 0

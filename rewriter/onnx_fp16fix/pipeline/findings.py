@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 
 import onnx
 
@@ -92,12 +93,20 @@ def nan_findings(main: ScopeView, ranges: RangeTable) -> list[Finding]:
     return []
 
 
-def constant_findings(converted: Converted, half: FloatType) -> list[Finding]:
-    """Constants whose 16-bit value is no rounding to nearest within range."""
-    smallest = f"{half.label}'s smallest value, 2**{half.least - half.bits + 1}"
-    raised = f"keeps a denominator from zero and would vanish: it becomes {smallest}"
-    overflowed = f"is beyond {half.label} and becomes an infinity there"
-    changed: tuple[tuple[FindingKind, str, tuple[str, ...]], ...] = (
+def constant_findings(converted: Converted, half: FloatType, exponents: Mapping[str, int]) -> list[Finding]:
+    """Constants whose 16-bit value is no rounding to nearest within range; ``exponents``: scales of raised ones."""
+    least = half.least - half.bits + 1
+
+    def raised(name: str) -> str:
+        smallest = f"{half.label}'s smallest value, 2**{least}"
+        if exponent := exponents.get(name, 0):
+            smallest += f", which stands for {2.0 ** (least + exponent):.3g} because it is stored times 2**{-exponent}"
+        return f"keeps a denominator from zero and would vanish: it becomes {smallest}"
+
+    def overflowed(_: str) -> str:
+        return f"is beyond {half.label} and becomes an infinity there"
+
+    changed: tuple[tuple[FindingKind, Callable[[str], str], tuple[str, ...]], ...] = (
         ("underflow", raised, converted.raised),
         ("overflow", overflowed, converted.overflowed),
     )
@@ -107,7 +116,7 @@ def constant_findings(converted: Converted, half: FloatType) -> list[Finding]:
             kind=kind,
             severity="info",
             status="fixed",
-            message=f"the constant '{name}' {what}",
+            message=f"the constant '{name}' {what(name)}",
             tensor=name,
         )
         for kind, what, names in changed

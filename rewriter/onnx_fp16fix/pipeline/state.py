@@ -103,11 +103,11 @@ def emit(run: Run, state: State, precision: Precision, io: Io) -> Emitted:
         path: body.fp32.keys() for path, body in plan.bodies.items()
     }
     borders: Mapping[ScopePath, Collection[str]] = half_borders(state.scope, plan)
-    guards = frozenset(
-        state.view.scopes[path].nodes[index].inputs[slot].name
+    guards: Mapping[str, int] = {
+        state.view.scopes[path].nodes[index].inputs[slot].name: 0
         for path, part in plan.scopes()
         for index, slot in part.raised
-    )
+    }
     findings: list[Finding] = []
     with run.progress.step("emit"):
         if not plan.is_empty():
@@ -122,7 +122,7 @@ def emit(run: Run, state: State, precision: Precision, io: Io) -> Emitted:
                 guards=guards, bodies=bodies, half_borders=borders,
             )  # fmt: skip
             result, casts = share_constants(converted.model), converted.casts
-            findings = constant_findings(converted, state.half_type)
+            findings = constant_findings(converted, state.half_type, guards)
         exponents = _moved(exponents, state.model, result)
     nodes, kept = fp32_model.proto.graph.node, sum(len(part.fp32) for _, part in plan.scopes())
     run.document.plan = plan_entry(state.view, plan, muls, casts)
