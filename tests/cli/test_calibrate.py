@@ -170,7 +170,7 @@ def test_ranges_replace_measuring(
     cli.main(["check", "m.onnx", "--ranges", "r.json", "--json", "-q"])
     given = json.loads(capsys.readouterr().out)
     assert (given["data"]["samples"], given["data"]["random"]) == (4, False)
-    assert "no data given: whatever is run to verify" in given["warnings"][0]
+    assert "no data given: whatever is run beside these ranges" in given["warnings"][0]
 
 
 def test_fix_writes_the_same_model_from_ranges(folder: Path) -> None:

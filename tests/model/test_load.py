@@ -127,7 +127,7 @@ def test_external_data_that_are_missing(tmp_path: Path) -> None:
     (problem,) = refused(external_model(tmp_path)).problems
     assert problem.code == "MODEL-EXTERNAL"
     assert problem.message == "initializer 'w' needs the external data file 'w.bin', which is missing"
-    assert (problem.file, problem.tensor) == (str(tmp_path), "w")
+    assert (problem.file, problem.tensor) == (str(tmp_path / "m.onnx"), "w")
 
 
 @pytest.mark.parametrize("location", ["../w.bin", "/etc/hostname", "a/../../w.bin"])

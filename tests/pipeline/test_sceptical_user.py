@@ -177,3 +177,49 @@ def test_a_model_that_is_fp16_already_is_not_taken_for_fp32_in_silence() -> None
     assert fixed.run.warnings == []
     again = onnx_fp16fix.check(fixed.model, {"x": X})
     assert any("16-bit already" in text for text in again.run.warnings)
+
+
+def test_a_raised_epsilon_is_told_at_its_true_size() -> None:
+    """Squares of 3000 are stored times a power of two, and so is what keeps their mean from zero."""
+    norm = model(
+        """(float[4,8] x) => (float[4,8] y) {
+            q = Mul(x, x) m = ReduceMean<axes = [1]>(q) a = Add(m, eps) s = Sqrt(a) y = Div(x, s)
+        }""",
+        {"eps": 1e-5},
+    )
+    outcome = onnx_fp16fix.fix(norm, {"x": X * 1000 + 7}, tensorrt="off")
+    (raised,) = (
+        finding for finding in outcome.findings if finding.kind == "underflow" and "eps" in finding.message
+    )
+    assert outcome.plan is not None
+    name, _, power = raised.message.partition("stored times 2**-")
+    assert f"stands for {2.0 ** (-24 + int(power)):.3g} " in name
+
+
+def test_a_missing_data_file_is_told_with_the_model(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "m.onnx"
+    onnx.save(
+        model(SMALL, {"w": np.eye(8)}), path, save_as_external_data=True, location="m.data", size_threshold=0
+    )
+    (tmp_path / "m.data").unlink()
+    assert cli.main(["check", str(path)]) == 3
+    assert f"error: {path}, tensor 'w'" in capsys.readouterr().err
+
+
+def test_wrong_use_that_was_silent_or_obscure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "m.onnx"
+    onnx.save(model(SMALL, {"w": np.eye(8)}), path)
+    assert cli.main(["apply", str(path), "rules.yaml"]) == 2
+    assert "RULES comes first" in capsys.readouterr().err
+    assert cli.main(["fix", str(path), "--sidecar", str(tmp_path)]) == 2
+    assert "--sidecar goes with --precision fp32" in capsys.readouterr().err
+
+
+def test_fp32_has_another_name_than_fp16(tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    onnx.save(model(SMALL, {"w": np.eye(8)}), path)
+    assert cli.main(["fix", str(path), "--precision", "fp32", "--tensorrt", "off", "-q", "--no-lock"]) == 0
+    assert (tmp_path / "m.fixed.onnx").exists()
+    assert not (tmp_path / "m.fp16.onnx").exists()

@@ -9,6 +9,7 @@ import click
 
 from onnx_fp16fix.cli import options
 from onnx_fp16fix.cli.execute import execute
+from onnx_fp16fix.errors import Problem, UsageError
 
 if TYPE_CHECKING:
     from onnx_fp16fix.outcome import Outcome
@@ -56,6 +57,9 @@ def command(
     write. The result goes to MODEL.fixed.onnx beside the input unless -o says otherwise; where no rule matches it is
     the input, byte for byte.
     """
+    if rules.endswith(".onnx"):
+        hint = "RULES comes first, then MODEL"
+        raise UsageError(Problem("USAGE", "a model is no rule file", file=rules, hint=hint))
     target = options.choose_target(model, output, in_place, ".fixed")
     options.refuse_overwriting(
         target.path, apply_options["data"], apply_options["ranges"], *options.split_rules(rules)

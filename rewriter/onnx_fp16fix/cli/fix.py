@@ -10,6 +10,7 @@ import click
 from onnx_fp16fix.cli import options
 from onnx_fp16fix.cli.autocast import translate
 from onnx_fp16fix.cli.execute import execute
+from onnx_fp16fix.errors import Problem, UsageError
 
 if TYPE_CHECKING:
     from onnx_fp16fix.outcome import Outcome
@@ -67,10 +68,13 @@ def command(
 ) -> tuple[int, str | None]:
     """Repair MODEL for FP16 or BF16: calibrate, plan, rescale, convert, verify, write.
 
-    The result goes to MODEL.fp16.onnx (MODEL.bf16.onnx) beside the input unless -o says otherwise. Exit code 1 means
-    written but still at risk somewhere, 4 that verification failed and nothing was written.
+    The result goes to MODEL.fp16.onnx (.bf16.onnx, in FP32 .fixed.onnx) beside the input unless -o says otherwise.
+    Exit code 1 means written but still at risk somewhere, 4 that verification failed and nothing was written.
     """
-    suffix = ".bf16" if fix_options["precision"] == "bf16" else ".fp16"
+    precision = fix_options["precision"]
+    if sidecar is not None and precision != "fp32":
+        raise UsageError(Problem("USAGE", f"--sidecar goes with --precision fp32, not {precision}"))
+    suffix = ".fixed" if precision == "fp32" else f".{precision}"
     target = options.choose_target(model, output, in_place, suffix)
     options.refuse_overwriting(target.path, fix_options["data"], fix_options["ranges"], rules)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import onnx
@@ -73,7 +74,10 @@ def _validate(model: Model) -> None:
     problems = []
     for tensor in model.proto.graph.initializer:
         if is_external(tensor):
-            external_file(tensor, model.base_dir)
+            try:
+                external_file(tensor, model.base_dir)
+            except ModelError as error:
+                raise ModelError([replace(problem, file=place) for problem in error.problems]) from error
         elif (damage := stored_wrong(tensor)) is not None:
             message = f"initializer '{tensor.name}' {damage}"
             problems.append(

@@ -78,7 +78,7 @@ class Run:
         if table.random:
             self.warn(f"{path} was measured on random inputs and may be far from real data")
         if self.dataset.random:
-            self.warn("no data given: whatever is run to verify the result runs on seeded random inputs")
+            self.warn("no data given: whatever is run beside these ranges runs on seeded random inputs")
             self.document.data = DataEntry(
                 source=table.source or str(path), samples=table.samples, random=table.random
             )
