@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import warnings
 from collections import Counter
 from collections.abc import Callable
 
@@ -20,32 +17,7 @@ torch = pytest.importorskip("torch")
 from torch import Tensor, nn  # noqa: E402  needs torch
 from torch.nn import functional as F  # noqa: E402, N812
 
-
-class Formula(nn.Module):
-    """A module of one function."""
-
-    def __init__(self, function: Callable[..., Tensor]) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, *args: Tensor) -> Tensor:
-        return self.function(*args)
-
-
-def export(function: Callable[..., Tensor], args: tuple[Tensor, ...], dynamo: bool) -> onnx.ModelProto:
-    module = function if isinstance(function, nn.Module) else Formula(function)
-    module.eval()
-    names = [f"x{index}" for index in range(len(args))]
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")
-        if dynamo:
-            program = torch.onnx.export(
-                module, args, input_names=names, opset_version=18, dynamo=True, verbose=False
-            )
-            return program.model_proto
-        stream = io.BytesIO()
-        torch.onnx.export(module, args, stream, input_names=names, opset_version=17, dynamo=False)
-        return onnx.load_model_from_string(stream.getvalue())
+from torch_export import Formula, export  # noqa: E402  needs torch
 
 
 def layer_norm_2d(x: Tensor) -> Tensor:

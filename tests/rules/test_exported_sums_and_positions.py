@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import warnings
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
 
 import onnx_fp16fix
@@ -20,32 +15,7 @@ torch = pytest.importorskip("torch")
 
 from torch import Tensor, nn  # noqa: E402  needs torch
 
-
-class Formula(nn.Module):
-    """A module of one function."""
-
-    def __init__(self, function: Callable[..., Any]) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, *args: Tensor) -> Any:
-        return self.function(*args)
-
-
-def export(function: Callable[..., Any], args: tuple[Tensor, ...], dynamo: bool) -> onnx.ModelProto:
-    module = (function if isinstance(function, nn.Module) else Formula(function)).eval()
-    names = [f"x{index}" for index in range(len(args))]
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")
-        if dynamo:
-            program = torch.onnx.export(
-                module, args, input_names=names, opset_version=18, dynamo=True, verbose=False
-            )
-            return program.model_proto
-        stream = io.BytesIO()
-        torch.onnx.export(module, args, stream, input_names=names, opset_version=17, dynamo=False)
-        return onnx.load_model_from_string(stream.getvalue())
-
+from torch_export import export  # noqa: E402  needs torch
 
 FREQUENCIES = 10000 ** (-torch.arange(8).float() / 8)
 GRID = torch.arange(0, 4000, 32).float()[:, None]

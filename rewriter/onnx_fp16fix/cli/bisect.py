@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +9,7 @@ import click
 
 from onnx_fp16fix.cli import options
 from onnx_fp16fix.cli.execute import execute
+from onnx_fp16fix.cli.files import write_text
 
 if TYPE_CHECKING:
     from onnx_fp16fix.outcome import Outcome
@@ -65,7 +65,7 @@ def command(
         outcome = pipeline.bisect(model, data, progress=progress, **bisect_options)
         entry = outcome.run.bisect
         if entry is not None and entry.rules is not None:
-            _write(path, entry.rules)
+            write_text(path, entry.rules)
             outcome.run.summary = {"rules": str(path), "fp32_nodes": len(entry.fp32_nodes)}
         return outcome
 
@@ -78,19 +78,3 @@ def _check_folder(path: Path, model: Path) -> None:
 
     if not path.parent.is_dir() and model.exists():
         raise UsageError(Problem("BISECT-WRITE", "there is no such folder", file=str(path.parent)))
-
-
-def _write(path: Path, text: str) -> None:
-    """The file appears whole or not at all."""
-    from onnx_fp16fix.errors import Problem, UsageError
-
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    except OSError as error:
-        raise UsageError(
-            Problem("BISECT-WRITE", f"cannot be written: {error.strerror}", file=str(path))
-        ) from None
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from onnx_fp16fix.cli.files import write_text
 from onnx_fp16fix.cli.options import Target
 from onnx_fp16fix.cli.progress import TerminalProgress
-from onnx_fp16fix.errors import ModelError, Problem
 
 if TYPE_CHECKING:
     from onnx_fp16fix.outcome import Outcome
@@ -41,11 +40,11 @@ def execute(
             outcome.save(target.path, in_place=target.in_place)
             if text is not None and outcome.run.output is not None:
                 lock_path = target.path.with_name(f"{target.path.name}.fp16fix.yaml")
-                outcome.run.output.lock = str(_write(lock_path, text))
+                outcome.run.output.lock = str(write_text(lock_path, text))
             if outcome.sidecars and outcome.run.output is not None:
                 folder = target.path.parent if sidecar is None else sidecar
                 written = [
-                    _write(folder / f"{target.path.name}{ending}", content)
+                    write_text(folder / f"{target.path.name}{ending}", content)
                     for ending, content in outcome.sidecars.items()
                 ]
                 outcome.run.output.sidecars = list(map(str, written))
@@ -54,19 +53,3 @@ def execute(
 
         show(outcome.run, timings=timings)
     return outcome.run.exit_code, outcome.run.to_json() if as_json else None
-
-
-def _write(path: Path, text: str) -> Path:
-    """A text file, whole or not at all. Raises ModelError when it cannot be written."""
-    staged = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(exist_ok=True)
-        staged.write_text(text, encoding="utf-8")
-        staged.replace(path)
-    except OSError as error:
-        raise ModelError(
-            Problem("MODEL-WRITE", f"cannot be written: {error.strerror}", file=str(path))
-        ) from error
-    finally:
-        staged.unlink(missing_ok=True)
-    return path
