@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from language._models import parse
-from onnx_fp16fix.language.guard import Unknown, evaluate, is_true
+from onnx_fp16fix.language.evaluate import evaluate
+from onnx_fp16fix.language.guard import Unknown, is_true
 
 VALUES = {"t": True, "f": False, "u": None}
 

@@ -16,14 +16,16 @@ import onnx_graphsurgeon as gs
 from onnx_fp16fix.graph import GraphView, ScopeView, ViewNode
 from onnx_fp16fix.language.edit import Edit, ScopeEditor
 from onnx_fp16fix.language.emitter import METADATA_KEY, Untranslatable
+from onnx_fp16fix.language.evaluate import evaluate
 from onnx_fp16fix.language.expression import Expr
 from onnx_fp16fix.language.facts import MatchFacts, Ranges
-from onnx_fp16fix.language.guard import Unknown, evaluate, is_true
+from onnx_fp16fix.language.guard import Unknown, is_true
 from onnx_fp16fix.language.match import Binding, Match, Matcher
 from onnx_fp16fix.language.miss import Miss
 from onnx_fp16fix.language.misses import missed_match, not_run, refused_match
 from onnx_fp16fix.language.op_index import OpIndex, alternatives
 from onnx_fp16fix.language.pattern import Pattern
+from onnx_fp16fix.language.pause import no_collection
 from onnx_fp16fix.language.registry import Call, ModelAction, NotPossible, RewriteAction, find_action
 from onnx_fp16fix.language.request import PlanRequest
 from onnx_fp16fix.language.rule import DEFAULT_ALLOWED, Rule, Variant
@@ -57,11 +59,12 @@ def apply_rules(
     (scope, node index) are passed over without a record. Rules whose ``equal`` is not in ``allow`` change nothing and
     say where they would. ``explain_misses``: for each rule that applies nowhere, look for its closest partial match.
     """
-    run = _Pass(view, Ranges(view, ranges, margin), targets, only_nodes, frozenset(allow))
     ordered = order_rules(rules)
-    for rule in ordered:
-        run.rule(rule)
-    return run.result(ordered if explain_misses else ())
+    with no_collection():
+        run = _Pass(view, Ranges(view, ranges, margin), targets, only_nodes, frozenset(allow))
+        for rule in ordered:
+            run.rule(rule)
+        return run.result(ordered if explain_misses else ())
 
 
 def order_rules(rules: Sequence[Rule]) -> list[Rule]:

@@ -10,9 +10,10 @@ from onnx_fp16fix.language.build_case import build_cases
 from onnx_fp16fix.language.build_variant import VariantBuilder
 from onnx_fp16fix.language.check import Names, check_guard
 from onnx_fp16fix.language.compile import Uses, compile_pattern
+from onnx_fp16fix.language.evaluate import evaluate
 from onnx_fp16fix.language.expression import Expr
 from onnx_fp16fix.language.fields import Fields
-from onnx_fp16fix.language.guard import NOTHING, evaluate
+from onnx_fp16fix.language.guard import NOTHING
 from onnx_fp16fix.language.operations import closest
 from onnx_fp16fix.language.parse import parse_expression, parse_suite
 from onnx_fp16fix.language.pattern import Pattern, Roots

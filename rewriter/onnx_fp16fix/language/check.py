@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable
 
 from onnx_fp16fix.errors import Problem
 from onnx_fp16fix.language import operations
+from onnx_fp16fix.language.evaluate import evaluate
 from onnx_fp16fix.language.expression import (
     Binary,
     Call,
@@ -19,7 +20,7 @@ from onnx_fp16fix.language.expression import (
     Suite,
     walk,
 )
-from onnx_fp16fix.language.guard import CONSTANTS, FACTS, MATH, NOTHING, Unknown, evaluate
+from onnx_fp16fix.language.guard import CONSTANTS, FACTS, MATH, NOTHING, Unknown
 from onnx_fp16fix.language.rule import Variable
 
 __all__ = ["Names", "check_guard", "check_template"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from fractions import Fraction
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from onnx_fp16fix.language.spellings import without_sign
@@ -43,6 +44,35 @@ class Tree:
         self._clashes: dict[int, int] = {}
         self.fitting: dict[tuple[int, Weight], int] = {}
         """Which of them each part of a pattern may be, kept here by ``sketch``."""
+        self.made: dict[str | None, int] | None = None
+        """Nodes by the op that makes them, kept here by ``sketch``; None for those that no tensor holds."""
+        self.all = (1 << len(nodes)) - 2
+        self.weighing: dict[Weight, int] = {}
+        """Operands by weight."""
+        for index in range(1, len(nodes)):
+            weight = nodes[index].weight
+            self.weighing[weight] = self.weighing.get(weight, 0) | 1 << index
+
+    @cached_property
+    def scalars(self) -> list[tuple[int, float, Weight]]:
+        """The constant operands with one element: bit, value, weight."""
+        found = []
+        for index in range(1, len(self.nodes)):
+            value = self._view.scalar(self.nodes[index].term)
+            if value is not None:
+                found.append((1 << index, value, self.nodes[index].weight))
+        return found
+
+    @cached_property
+    def constant(self) -> int:
+        """The constant operands."""
+        nodes = self.nodes
+        return sum(1 << i for i in range(1, len(nodes)) if self._view.is_constant(nodes[i].term))
+
+    @cached_property
+    def single(self) -> int:
+        """The constant operands with one element."""
+        return sum(bit for bit, _, _ in self.scalars)
 
     def vanishes(self, index: int) -> bool:
         """Whether an operand does not count: a one in a product, a zero in a sum."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from functools import cached_property
+from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -32,6 +32,8 @@ _PROVEN: Final[dict[str, tuple[float, float]]] = {
     "Cos": (-1.0, 1.0),
 }
 """Outputs that lie in an interval whatever the input."""
+_OF_CONSTANTS: Final = frozenset(("size", "value", "values", "is_finite", "is_pow2"))
+_BOUNDS: Final = frozenset(("absmax", "vmin", "vmax", "smallest"))
 
 
 class Ranges:
@@ -39,9 +41,17 @@ class Ranges:
 
     def __init__(self, view: GraphView, table: RangeTable | None, margin: float) -> None:
         self.view, self.table, self.margin = view, table, margin
+        self.of_constants: dict[tuple[str, int, float, float], Any] = {}
+        """Facts of constants by function, tensor (its identity), power and sign: many rules ask for the same."""
+        self._intervals: dict[int, tuple[float, float] | None] = {}
 
     def interval(self, tensor: gs.Tensor, matcher: Matcher) -> tuple[float, float] | None:
         """Smallest and largest value, or None. A tensor that held a NaN or an infinity has no bounds."""
+        if id(tensor) not in self._intervals:
+            self._intervals[id(tensor)] = self._interval(tensor, matcher)
+        return self._intervals[id(tensor)]
+
+    def _interval(self, tensor: gs.Tensor, matcher: Matcher) -> tuple[float, float] | None:
         measured = self.measured(tensor)
         if measured is not None:
             if measured.nonfinite:
@@ -80,7 +90,7 @@ class Ranges:
 
 
 class MatchFacts:
-    """Facts of one match, for ``guard.evaluate``. ``seen`` collects the known ones for the report.
+    """Facts of one match, for ``evaluate``. ``seen`` collects the known ones for the report.
 
     ``unbound``: what is unknown only because the alternative that matched does not bind the name; no data would tell.
     """
@@ -133,29 +143,50 @@ class MatchFacts:
             rank = int(arguments[0])
             return list(subject) == list(range(rank - len(subject), rank))
         label = f"{function}({', '.join([str(subject), *map(_show, arguments)]) if arguments else subject})"
-        value = self._fact(function, str(subject), arguments, label)
-        if not isinstance(value, Unknown | np.ndarray):
-            self.seen[label] = value
+        value = self.seen.get(label)
+        if value is None:
+            value = self._fact(function, str(subject), arguments, label)
+            if not isinstance(value, Unknown | np.ndarray):
+                self.seen[label] = value
         return value
 
     def _fact(self, function: str, name: str, arguments: Sequence[Any], label: str) -> Any:
         binding = self.match.bindings.get(name)
         if binding is None:
             return self._unbound(f"{label} unknown ('{name}' is not bound in this alternative)")
-        if function in ("size", "value", "values", "is_finite", "is_pow2"):
-            return self._constant(function, binding, label)
-        if self.variables.get(name) is not None and self.variables[name].kind == "const":
-            values = self.matcher.values(binding)
-            if function in ("vmin", "vmax", "absmax", "smallest") and values is not None and values.size:
-                return _bounds(function, float(values.min()), float(values.max()), values)
+        if function in _OF_CONSTANTS:
+            return self._kept(function, binding, label)
+        if (
+            function in _BOUNDS
+            and (variable := self.variables.get(name)) is not None
+            and variable.kind == "const"
+        ):
+            value = self._kept(function, binding, label)
+            if value is not None:
+                return value
         if binding.tensor is None:
             return Unknown((f"{label} unknown (no tensor of the model holds '{name}')",))
-        if function in ("absmax", "vmin", "vmax", "smallest", "rms_min"):
+        if function in _BOUNDS or function == "rms_min":
             return self._range(function, binding.tensor, label)
         return self._structure(function, binding.tensor, arguments, label)
 
+    def _kept(self, function: str, binding: Binding, label: str) -> Any:
+        """The fact of a constant; a number is kept for other matches."""
+        key = (function, id(binding.tensor), binding.power, binding.sign)
+        known = self.ranges.of_constants
+        if binding.tensor is not None and key in known:
+            return known[key]
+        value = self._constant(function, binding, label)
+        if binding.tensor is not None and isinstance(value, float | bool):
+            known[key] = value
+        return value
+
     def _constant(self, function: str, binding: Binding, label: str) -> Any:
         values = self.matcher.values(binding)
+        if function in _BOUNDS:
+            if values is None or not values.size:
+                return None
+            return _bounds(function, float(values.min()), float(values.max()), values)
         if values is None:
             return Unknown((f"{label} unknown (the constant has no numbers)",))
         if function == "size":
@@ -196,7 +227,7 @@ class MatchFacts:
             return float(len(scope.consumers(tensor)) + scope.outside_uses(tensor))
         if function == "dtype":
             dtype = scope.dtype(tensor.name)
-            return onnx.TensorProto.DataType.Name(dtype).lower() if dtype else Unknown((f"{label} unknown",))
+            return _type_name(dtype) if dtype else Unknown((f"{label} unknown",))
         shape = scope.shape(tensor.name)
         if shape is None:
             return Unknown((f"{label} unknown (rank of '{tensor.name}' is not known)",))
@@ -215,6 +246,11 @@ class MatchFacts:
         if len(known) != len(sizes):
             return Unknown((f"{label} unknown ('{tensor.name}' has a size that is not fixed)",))
         return float(math.prod(known))
+
+
+@cache
+def _type_name(dtype: int) -> str:
+    return str(onnx.TensorProto.DataType.Name(dtype)).lower()
 
 
 def _bounds(function: str, low: float, high: float, values: Any) -> float:

@@ -8,7 +8,6 @@ not a hang.
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
@@ -16,22 +15,8 @@ from typing import Any, Final, Protocol
 import numpy as np
 
 from onnx_fp16fix import fp16
-from onnx_fp16fix.language.expression import (
-    Binary,
-    Call,
-    Compare,
-    Expr,
-    Index,
-    Listing,
-    Logic,
-    Member,
-    Name,
-    Number,
-    Text,
-    Unary,
-)
 
-__all__ = ["CONSTANTS", "FACTS", "MATH", "NOTHING", "Fact", "FactSource", "Unknown", "evaluate", "is_true"]
+__all__ = ["CONSTANTS", "FACTS", "MATH", "NOTHING", "Fact", "FactSource", "Unknown", "is_true"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,24 +88,6 @@ CONSTANTS: Final = {
     "FP16.eps": fp16.EPS,
 }
 
-_ARITHMETIC: Final[dict[str, Callable[[Any, Any], Any]]] = {
-    "+": operator.add,
-    "-": operator.sub,
-    "*": operator.mul,
-    "/": operator.truediv,
-    "**": operator.pow,
-}
-_COMPARISON: Final[dict[str, Callable[[Any, Any], bool]]] = {
-    "<": operator.lt,
-    "<=": operator.le,
-    ">": operator.gt,
-    ">=": operator.ge,
-    "==": operator.eq,
-    "!=": operator.ne,
-    "in": lambda left, right: left in right,
-    "not in": lambda left, right: left not in right,
-}
-
 
 class FactSource(Protocol):
     """Where names and facts come from: a match, or something made up by a test."""
@@ -135,136 +102,6 @@ class FactSource(Protocol):
 def is_true(value: Any) -> bool:
     """Whether a guard holds: unknown is not true."""
     return not isinstance(value, Unknown) and bool(value)
-
-
-def evaluate(expr: Expr, source: FactSource) -> Any:
-    """Value of a checked expression: float, bool, str, tuple, an array from ``values(c)``, or Unknown."""
-    return _EVALUATE[type(expr)](expr, source)
-
-
-def _literal(expr: Number | Text, source: FactSource) -> Any:
-    return expr.value
-
-
-def _name(expr: Name, source: FactSource) -> Any:
-    return source.name(expr.id)
-
-
-def _member(expr: Member, source: FactSource) -> Any:
-    return CONSTANTS[expr.dotted]
-
-
-def _listing(expr: Listing, source: FactSource) -> Any:
-    items = [evaluate(item, source) for item in expr.items]
-    return _unknown(items) or tuple(items)
-
-
-def _unary(expr: Unary, source: FactSource) -> Any:
-    value = evaluate(expr.operand, source)
-    if isinstance(value, Unknown):
-        return value
-    return not value if expr.op == "not" else -value
-
-
-def _index(expr: Index, source: FactSource) -> Any:
-    values = [evaluate(expr.value, source), evaluate(expr.index, source)]
-    return _unknown(values) or _safe(_item, values, "an index")
-
-
-def _item(value: Any, index: Any) -> Any:
-    return value[int(index)]
-
-
-def _binary(expr: Binary, source: FactSource) -> Any:
-    values = [_float(evaluate(expr.left, source)), _float(evaluate(expr.right, source))]
-    return _unknown(values) or _safe(_ARITHMETIC[expr.op], values, f"'{expr.op}'")
-
-
-def _float(value: Any) -> Any:
-    return float(value) if isinstance(value, int) else value
-
-
-def _call(expr: Call, source: FactSource) -> Any:
-    if expr.function in MATH:
-        values = [_float(evaluate(argument, source)) for argument in expr.args]
-        return _unknown(values) or _safe(MATH[expr.function][2], values, expr.function)
-    first = expr.args[0]
-    if FACTS[expr.function].arguments[0] == "axes":
-        subject: Any = evaluate(first, source)
-    else:
-        subject = first.id if isinstance(first, Name) else ""
-    rest = [evaluate(argument, source) for argument in expr.args[1:]]
-    return _unknown([subject, *rest]) or source.fact(expr.function, subject, rest)
-
-
-def _unknown(values: Sequence[Any]) -> Unknown | None:
-    """All that is missing, None where nothing is."""
-    for value in values:
-        if isinstance(value, Unknown):
-            missing = (fact for value in values if isinstance(value, Unknown) for fact in value.missing)
-            return Unknown(tuple(dict.fromkeys(missing)))
-    return None
-
-
-def _safe(compute: Callable[..., Any], values: Sequence[Any], what: str) -> Any:
-    """A number without a value (a logarithm of 0, an overflow) is unknown, never an accident."""
-    try:
-        if all(type(value) is float for value in values):
-            result = compute(*values)
-        else:
-            with np.errstate(all="ignore"):
-                result = compute(*values)
-    except (ArithmeticError, ValueError, TypeError, IndexError):
-        return Unknown((f"{what} has no value here",))
-    if isinstance(result, complex) or (isinstance(result, float) and math.isnan(result)):
-        return Unknown((f"{what} has no value here",))
-    return result
-
-
-def _compare(expr: Compare, source: FactSource) -> Any:
-    values = [evaluate(operand, source) for operand in expr.operands]
-    if len(values) == 2:
-        return _compare_pair(expr.ops[0], values[0], values[1])
-    pairs = zip(expr.ops, values, values[1:], strict=False)
-    return _kleene_and([_compare_pair(op, left, right) for op, left, right in pairs])
-
-
-def _compare_pair(op: str, left: Any, right: Any) -> Any:
-    values = (left, right)
-    found = _unknown(values)
-    if found is not None:
-        return found
-    result = _safe(_COMPARISON[op], values, f"'{op}'")
-    return result if isinstance(result, bool | Unknown) else _safe(bool, (result,), f"'{op}'")
-
-
-def _logic(expr: Logic, source: FactSource) -> Any:
-    values = [evaluate(value, source) for value in expr.values]
-    if expr.op == "and":
-        return _kleene_and(values)
-    negated = _kleene_and([value if isinstance(value, Unknown) else not value for value in values])
-    return negated if isinstance(negated, Unknown) else not negated
-
-
-def _kleene_and(values: Sequence[Any]) -> Any:
-    if any(not isinstance(value, Unknown) and not value for value in values):
-        return False
-    return _unknown(values) or True
-
-
-_EVALUATE: Final[dict[type, Callable[[Any, FactSource], Any]]] = {
-    Number: _literal,
-    Text: _literal,
-    Name: _name,
-    Member: _member,
-    Listing: _listing,
-    Logic: _logic,
-    Compare: _compare,
-    Call: _call,
-    Unary: _unary,
-    Binary: _binary,
-    Index: _index,
-}
 
 
 class _Nothing:

@@ -14,7 +14,7 @@ from onnx_fp16fix.language.combine import TREE_DEPTH
 from onnx_fp16fix.language.pattern import Combination, Either, Inner, Operation, Pattern, Roots
 from onnx_fp16fix.language.roots import needed_ops, root_ops, start_ops
 from onnx_fp16fix.language.rule import Variable
-from onnx_fp16fix.language.sketch import Sketches
+from onnx_fp16fix.language.sketch import Sketch, Sketches
 from onnx_fp16fix.language.spellings import SPLITS
 from onnx_fp16fix.language.terms import Term
 
@@ -43,6 +43,9 @@ class OpIndex:
         self._reach: dict[Kinds, dict[int, int]] = {}
         self._cone: list[int] | None = None
         self._direct: dict[int, int] = {}
+        self._within: dict[tuple[Kinds, frozenset[str]], set[int]] = {}
+        self._fit: dict[int, list[int]] = {}
+        self._terms = [Term(node.outputs[0]) if node.outputs else None for node in scope.nodes]
 
     def roots(self, pattern: Pattern) -> list[int]:
         """Nodes where a match may have its (first) root, in order."""
@@ -55,15 +58,31 @@ class OpIndex:
             return self.roots(first.pattern)
         found = sorted(index for op in root_ops(first) for index in self.by_op.get(op, ()))
         if isinstance(first, Combination):
+            passing = [self._passing(kinds, ops) for kinds, ops in _wanted(first, ())]
             members = set(self._of_kind(first.kind))
-            checks = [(self.reach(kinds), self._mask(ops)) for kinds, ops in _wanted(first, ())]
-            found = [i for i in found if i in members]
-            for reach, mask in checks:
-                found = [i for i in found if reach.get(i, 0) & mask]
+            found = sorted(members.intersection(*sorted(passing, key=len)))
         elif isinstance(first, Operation):
             masks = [self._mask(ops) for argument in first.args if (ops := start_ops(argument)) is not None]
             for mask in masks:
                 found = [i for i in found if self.scope.nodes[i].op != first.op or self._operands(i) & mask]
+        return found
+
+    def fitting(self, pattern: Pattern, variables: Mapping[str, Variable]) -> list[int]:
+        """Those of the roots whose value fits as far as names are left aside, in order."""
+        sketch = self.sketches.of(pattern, variables)
+        key = sketch.number
+        if isinstance(pattern, Roots):  # its sketch is that of the first root only
+            return self._fitting(sketch, self.roots(pattern))
+        if key not in self._fit:
+            self._fit[key] = self._fitting(sketch, self.roots(pattern))
+        return self._fit[key]
+
+    def _fitting(self, sketch: Sketch, roots: list[int]) -> list[int]:
+        fits, terms, found = self.sketches.fits, self._terms, []
+        for root in roots:
+            term = terms[root]
+            if term is not None and fits(sketch, term):
+                found.append(root)
         return found
 
     def likeness(self, pattern: Pattern, most: int) -> list[int]:
@@ -73,6 +92,15 @@ class OpIndex:
         cone = self._cones()
         scored = sorted(roots, key=lambda index: -sum(bool(cone[index] & mask) for mask in groups))
         return scored[:most]
+
+    def _passing(self, kinds: Kinds, ops: frozenset[str]) -> set[int]:
+        """Nodes with one of the ops within reach."""
+        known = self._within.get((kinds, ops))
+        if known is None:
+            mask = self._mask(ops)
+            known = {index for index, reach in self.reach(kinds).items() if reach & mask}
+            self._within[kinds, ops] = known
+        return known
 
     def reach(self, kinds: Kinds) -> dict[int, int]:
         """For each node of the first kind: ops among its operands; with more kinds, among the operands of those of
@@ -176,9 +204,6 @@ def alternatives(
     """Nodes to try, in order, each with the alternatives that may have their root there."""
     found: dict[int, list[Pattern]] = {}
     for pattern in patterns:
-        sketch = index.sketches.of(pattern, variables)
-        for root in index.roots(pattern):
-            outputs = index.scope.nodes[root].outputs
-            if outputs and index.sketches.fits(sketch, Term(outputs[0])):
-                found.setdefault(root, []).append(pattern)
+        for root in index.fitting(pattern, variables):
+            found.setdefault(root, []).append(pattern)
     return sorted(found.items()) if len(patterns) > 1 else list(found.items())

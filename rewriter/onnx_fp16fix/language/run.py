@@ -13,7 +13,7 @@ from onnx_fp16fix.model import Patch, ScopePath
 __all__ = ["MatchRecord", "RuleRun", "RuleStats"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # never changed; frozen would cost time
 class MatchRecord:
     """What became of one match.
 

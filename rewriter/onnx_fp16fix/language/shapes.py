@@ -15,8 +15,10 @@ __all__ = ["bind_sizes"]
 def bind_sizes(rule: Rule, match: Match, facts: MatchFacts) -> tuple[str, str] | None:
     """Fill ``facts.sizes``; a reason and a clause when a declared shape is not the one found."""
     for variable in rule.variables.values():
+        if variable.shape is None:
+            continue
         binding = match.bindings.get(variable.name)
-        if variable.shape is None or binding is None or binding.tensor is None:
+        if binding is None or binding.tensor is None:
             continue
         clause = f"vars.{variable.name}"
         shape = match.scope.shape(binding.tensor.name)

@@ -44,6 +44,23 @@ class Sketch:
         """Whether the value may fit; ``ops`` has been looked at."""
         return True
 
+    def among(self, asked: Sketches, tree: Tree, mask: int) -> int:
+        """Those of the operands in the mask that may fit."""
+        if not self.number:
+            return mask
+        ops, said, found = self.ops, asked.said[self.number], 0
+        if ops is not None:
+            mask &= asked.made_by(ops, tree)
+        nodes = tree.nodes
+        while mask:
+            low = mask & -mask
+            term = nodes[low.bit_length() - 1].term
+            answer = said.get(id(term.tensor))  # that of no tensor is never kept
+            if asked.fits(self, term) if answer is None else answer:
+                found |= low
+            mask ^= low
+        return found
+
 
 class _Constant(Sketch):
     constant = True
@@ -56,6 +73,9 @@ class _Constant(Sketch):
             return False
         return asked.canonical.is_constant(term)
 
+    def among(self, asked: Sketches, tree: Tree, mask: int) -> int:
+        return mask & (tree.single if self.scalar else tree.constant)
+
 
 class _Number(Sketch):
     def __init__(self, value: float) -> None:
@@ -64,6 +84,13 @@ class _Number(Sketch):
     def test(self, asked: Sketches, term: Term) -> bool:
         value = asked.canonical.scalar(term)
         return value is not None and close(value, self.value)
+
+    def among(self, asked: Sketches, tree: Tree, mask: int) -> int:
+        found = 0
+        for bit, value, _ in tree.scalars:
+            if mask & bit and close(value, self.value):
+                found |= bit
+        return found
 
 
 class _Any(Sketch):
@@ -84,7 +111,11 @@ class _Any(Sketch):
 
 class _Combination(Sketch):
     def __init__(self, kind: str, parts: tuple[tuple[Sketch, Weight], ...], value: float | None) -> None:
-        self.kind, self.parts, self.value = kind, parts, value
+        self.kind, self.value = kind, value
+        # what few values are comes first: most tries end there
+        self.parts = sorted(
+            parts, key=lambda part: 0 if part[0].ops is not None else 1 if part[0].number else 2
+        )
 
     def test(self, asked: Sketches, term: Term) -> bool:
         tree = asked.canonical.tree(self.kind, term)
@@ -103,11 +134,7 @@ class _Combination(Sketch):
         return self.value is None or self._has_number(asked, tree, self.value)
 
     def _has_number(self, asked: Sketches, tree: Tree, wanted: float) -> bool:
-        for node in tree.nodes[1:]:
-            value = asked.canonical.scalar(node.term)
-            if value is not None and close(weighed(self.kind, value, node.weight), wanted):
-                return True
-        return False
+        return any(close(weighed(self.kind, value, weight), wanted) for _, value, weight in tree.scalars)
 
 
 class _Operation(Sketch):
@@ -139,7 +166,8 @@ class Sketches:
         self.canonical = canonical
         self._of: dict[int, tuple[Pattern, Sketch]] = {}
         self._table: dict[Hashable, Sketch] = {(): Sketch()}
-        self._said: list[dict[int, bool]] = [{}]
+        self.said: list[dict[int, bool]] = [{}]
+        """For each sketch: what it said of a tensor, by identity."""
         self._ops: dict[int, str] = {}
 
     def of(self, pattern: Pattern, variables: Mapping[str, Variable]) -> Sketch:
@@ -154,7 +182,7 @@ class Sketches:
         tensor = term.tensor
         if tensor is None:
             return sketch.test(self, term)
-        said = self._said[sketch.number]
+        said = self.said[sketch.number]
         answer = said.get(id(tensor))
         if answer is None:
             may_start = sketch.ops is None or self._op(tensor) in sketch.ops
@@ -174,14 +202,23 @@ class Sketches:
         key = (part.number, 0 if part.constant else weight)
         mask = tree.fitting.get(key)
         if mask is None:
-            mask, said = 0, self._said[part.number]
+            of_weight = tree.all if part.constant else tree.weighing.get(weight, 0)
+            mask = tree.fitting[key] = part.among(self, tree, of_weight) if of_weight else 0
+        return mask
+
+    def made_by(self, ops: frozenset[str], tree: Tree) -> int:
+        """The operands that nodes of these ops make, and those that no tensor holds."""
+        made = tree.made
+        if made is None:
+            made = tree.made = {}
             for index, node in enumerate(tree.nodes):
-                if not index or (node.weight != weight and not part.constant):
-                    continue
-                answer = said.get(id(node.term.tensor))  # that of no tensor is never kept
-                if self.fits(part, node.term) if answer is None else answer:
-                    mask |= 1 << index
-            tree.fitting[key] = mask
+                tensor = node.term.tensor
+                op = None if tensor is None else self._op(tensor)
+                made[op] = made.get(op, 0) | 1 << index
+        mask = made.get(None, 0)
+        for op, bits in made.items():
+            if op in ops:
+                mask |= bits
         return mask
 
     def _make(self, pattern: Pattern, variables: Mapping[str, Variable]) -> Sketch:
@@ -213,7 +250,7 @@ class Sketches:
         elif not isinstance(pattern, Wild):
             raise TypeError(pattern)
         if key not in self._table:
-            sketch.number, sketch.ops = len(self._said), start_ops(pattern)
-            self._said.append({})
+            sketch.number, sketch.ops = len(self.said), start_ops(pattern)
+            self.said.append({})
             self._table[key] = sketch
         return self._table[key]

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from onnx_fp16fix.language.emitter import Emitter, Untranslatable
+from onnx_fp16fix.language.evaluate import evaluate
 from onnx_fp16fix.language.expression import (
     Binary,
     Call,
@@ -22,7 +23,7 @@ from onnx_fp16fix.language.expression import (
     Text,
     Unary,
 )
-from onnx_fp16fix.language.guard import FACTS, MATH, FactSource, Unknown, evaluate
+from onnx_fp16fix.language.guard import FACTS, MATH, FactSource, Unknown
 
 __all__ = ["Known", "Ref", "Template"]
 
