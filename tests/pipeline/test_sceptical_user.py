@@ -223,3 +223,17 @@ def test_fp32_has_another_name_than_fp16(tmp_path: Path) -> None:
     assert cli.main(["fix", str(path), "--precision", "fp32", "--tensorrt", "off", "-q", "--no-lock"]) == 0
     assert (tmp_path / "m.fixed.onnx").exists()
     assert not (tmp_path / "m.fp16.onnx").exists()
+
+
+def test_what_a_forced_node_leaves_at_risk_is_not_called_fixed() -> None:
+    outcome = onnx_fp16fix.fix(
+        model(SMALL, {"w": np.eye(8)}), {"x": X}, tensorrt="off",
+        limits={"x": 1e30}, force_fp16_ops="MatMul", force=True,
+    )  # fmt: skip
+    assert outcome.run.status == "findings"
+    assert {finding.status for finding in outcome.findings if finding.node in ("n0", "h", "MatMul_0")} <= {
+        "left"
+    }
+    assert not any(
+        "'x' reaches" in finding.message for finding in outcome.findings if finding.status == "fixed"
+    )

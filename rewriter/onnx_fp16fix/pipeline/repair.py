@@ -135,7 +135,9 @@ def fix(
     )  # fmt: skip
     with progress.step("plan"):
         state = settle(run, state, force=force)
-    findings = plan_findings(state.view, state.plan, "fixed", half)
+    left = {("/".join(place[0]), state.node(place).label) for place in state.obeyed}  # told already
+    planned_for = plan_findings(state.view, state.plan, "fixed", half)
+    findings = [finding for finding in planned_for if (finding.scope, finding.node) not in left]
     state = improve(run, state, stage, wishes)
     if rules is not None and (asked := stage.wishes(state.view, state.ranges)):
         with progress.step("plan again"):
