@@ -27,6 +27,11 @@ GRAPHS = {
     "Add": "s = Tanh(x) t = Sigmoid(x) y = Add(s, t)",
     "Sum": "s = Tanh(x) y = Sum(s, s, high)",
     "Sub": "s = Tanh(x) t = Sigmoid(x) y = Sub(s, t)",
+    "Div": "s = Tanh(x) t = Sigmoid(x) u = Sub(low, t) y = Div(s, u)",
+    "Exp of what is bounded": "s = Tanh(x) t = Mul(s, low) y = Exp(t)",
+    "Pow": "s = Tanh(x) t = Mul(s, low) y = Pow(t, two)",
+    "Pow, odd": "s = Tanh(x) t = Mul(s, low) y = Pow(t, three)",
+    "Pow, a root": "s = Sigmoid(x) y = Pow(s, high)",
     "Neg": "s = Sigmoid(x) y = Neg(s)",
     "Max": "s = Tanh(x) y = Max(s, high)",
     "Min": "s = Tanh(x) y = Min(s, low)",
@@ -50,7 +55,8 @@ LATE = {
     "RMSNormalization": "y = RMSNormalization(x, gamma)",
 }
 GRAPHS.update(LATE)
-CONSTANTS = """float low = {-2}, float high = {0.5}, float one = {1}, int64[2] sizes = {1, 2}, int64[1] axes = {0},
+CONSTANTS = """float low = {-2}, float high = {0.5}, float one = {1}, float two = {2}, float three = {3},
+    int64[2] sizes = {1, 2}, int64[1] axes = {0},
     float[4] gamma = {1, -3, 0.5, 2}, float[4] beta = {0, 1, -1, 0.5}, float[3] scale = {2, -1, 0.25},
     float[3, 4] wide = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1}"""
 
@@ -85,7 +91,10 @@ def test_no_kernel_leaves_its_bound(name):
     ("name", "low", "high"),
     [
         ("Softmax", 0, 1), ("Relu", 0, math.inf), ("Clip", -2, 0.5), ("Clip to one side", -2, math.inf),
-        ("Mul", -2, 2), ("Sub", -2, 1), ("Max", 0.5, 1), ("LogSoftmax", -math.inf, 0),
+        ("Mul", -2, 2), ("Sub", -2, 1), ("Div", -0.5, 0.5),
+        ("Exp of what is bounded", math.exp(-2), math.exp(2)),
+        ("Pow", 0, 4), ("Pow, odd", -8, 8), ("Pow, a root", 0, 1),
+        ("Max", 0.5, 1), ("LogSoftmax", -math.inf, 0),
         ("LayerNormalization", -1 - 3 * math.sqrt(3), 1 + 3 * math.sqrt(3)),
         ("LayerNormalization of rows", -math.sqrt(11), math.sqrt(11)),
     ],
@@ -97,6 +106,7 @@ def test_bounds_are_as_tight_as_they_can_be(name, low, high):
 
 def test_nothing_is_known_without_a_reason():
     assert "y" not in known_bounds(graph("y = Add(x, low)"))
+    assert "y" not in known_bounds(graph("s = Tanh(x) y = Div(one, s)"))
     unknown = model("g (float[n, k] x, float[k] s) => (float[n, k] y) { y = LayerNormalization(x, s) }")
     assert known_bounds(unknown) == {}
 

@@ -114,6 +114,37 @@ def _times(one: float, other: float) -> float:
     return 0.0 if one == 0 or other == 0 else one * other
 
 
+def _div(node: _Node) -> Bound:
+    one, other = node.bound(0), node.bound(1)
+    if other.low <= 0 <= other.high:
+        return _ALL
+    ends = [_times(a, 1 / b) for a in (one.low, one.high) for b in (other.low, other.high)]
+    return Bound(min(ends), max(ends))
+
+
+def _pow(node: _Node) -> Bound:
+    base, power = node.bound(0), node.bound(1)
+    if power.low != power.high or power.low <= 0:
+        return _ALL
+    if power.low % 2 == 0:
+        return Bound(0.0, _raised(max(abs(base.low), abs(base.high)), power.low))
+    if power.low % 1:  # NaN below 0
+        base = _inside(base, 0.0, math.inf)
+    return Bound(_raised(base.low, power.low), _raised(base.high, power.low))
+
+
+def _raised(value: float, power: float) -> float:
+    """``value`` to a positive power, which is an integer where the value is negative."""
+    try:
+        return math.copysign(math.pow(abs(value), power), value)
+    except OverflowError:
+        return math.copysign(math.inf, value)
+
+
+def _exp(node: _Node) -> Bound:
+    return Bound(_raised(math.e, node.bound(0).low), _raised(math.e, node.bound(0).high))
+
+
 def _neg(node: _Node) -> Bound:
     return Bound(-node.bound(0).high, -node.bound(0).low)
 
@@ -206,7 +237,7 @@ _RULES: Final[Mapping[str, Callable[[_Node], Bound]]] = {
     **dict.fromkeys(["Softmax", "Sigmoid", "HardSigmoid"], _fixed(_UNIT)),
     **dict.fromkeys(["Tanh", "Erf", "Sin", "Cos", "Softsign", "Sign"], _fixed(_SIGNED)),
     **dict.fromkeys(
-        ["Exp", "Softplus", "Acosh", "ReduceL1", "ReduceL2", "ReduceSumSquare"], _fixed(_POSITIVE)
+        ["Softplus", "Acosh", "ReduceL1", "ReduceL2", "ReduceSumSquare"], _fixed(_POSITIVE)
     ),
     **dict.fromkeys(
         """Identity Reshape Transpose Squeeze Unsqueeze Flatten Expand Tile Slice Gather GatherElements GatherND Split
@@ -216,7 +247,8 @@ _RULES: Final[Mapping[str, Callable[[_Node], Bound]]] = {
     **dict.fromkeys(["Concat"], _all_inputs),
     "LogSoftmax": _fixed(Bound(-math.inf, 0.0)),
     "Atan": _fixed(Bound(-math.pi / 2, math.pi / 2)),
-    "Add": _add, "Sum": _add, "Sub": _sub, "Mul": _mul, "Neg": _neg, "Abs": _abs, "Relu": _relu, "Sqrt": _sqrt,
+    "Add": _add, "Sum": _add, "Sub": _sub, "Mul": _mul, "Div": _div, "Pow": _pow, "Exp": _exp,
+    "Neg": _neg, "Abs": _abs, "Relu": _relu, "Sqrt": _sqrt,
     "Clip": _clip, "Where": _where, "Max": _maximum, "Min": _minimum, "Elu": _elu, "AveragePool": _average_pool,
     "Gelu": _floor(-0.1701), "HardSwish": _floor(-0.375), "Mish": _floor(-0.3089),
     "LpNormalization": _fixed(_SIGNED), "ThresholdedRelu": _thresholded,

@@ -8,6 +8,7 @@ from dataclasses import replace
 from onnx_fp16fix.document import Finding
 from onnx_fp16fix.errors import Problem, UsageError
 from onnx_fp16fix.operators import flops
+from onnx_fp16fix.pipeline.headroom import roomy
 from onnx_fp16fix.pipeline.prepare import Run
 from onnx_fp16fix.pipeline.state import State, by_scope
 from onnx_fp16fix.plan import Place, Plan, make_plan
@@ -18,8 +19,7 @@ __all__ = ["budget_findings", "planned", "settle"]
 
 def planned(state: State, fp32: Mapping[Place, str] | None = None) -> State:
     """The state with a plan of its own; ``fp32``: nodes to keep in FP32 beside those asked for."""
-    plan = _plan(state, {**state.wished, **(fp32 or {})}, frozenset(state.half) - state.obeyed.keys())
-    return replace(state, plan=_without(state, plan))
+    return replace(state, plan=_without(state, _roomy(state, {**state.wished, **(fp32 or {})})))
 
 
 def settle(run: Run, state: State, *, force: bool) -> State:
@@ -32,7 +32,7 @@ def settle(run: Run, state: State, *, force: bool) -> State:
     kept = free.all_fp32()
     against = {place: kept[place] for place in state.half if place in kept}
     if not against:
-        return replace(state, plan=free)
+        return replace(state, plan=_roomy(state, state.wished, free))
     bad, label = _impossible(state, against), state.half_type.label
     if bad and not force:
         hint = "leave it out, or obey at your own risk: force=True (--force)"
@@ -79,6 +79,19 @@ def budget_findings(state: State) -> list[Finding]:
             facts={"share": share, "asked": most},
         )
     ]
+
+
+def _roomy(state: State, fp32: Mapping[Place, str], plan: Plan | None = None) -> Plan:
+    """The plan (made here if it is not given), with headroom where that costs nothing."""
+    half = frozenset(state.half) - state.obeyed.keys()
+    return roomy(
+        plan or _plan(state, fp32, half),
+        state.ranges,
+        lambda: state.analysis.bounds(state.model),
+        lambda ranges: _plan(replace(state, ranges=ranges), fp32, half),
+        state.margin,
+        state.half_type,
+    )
 
 
 def _plan(state: State, fp32: Mapping[Place, str], half: frozenset[Place]) -> Plan:

@@ -15,6 +15,7 @@ from onnx_fp16fix.half import BF16, FP16, FloatType
 from onnx_fp16fix.model import Model, ScopePath
 from onnx_fp16fix.pipeline.decisions import plan_entry
 from onnx_fp16fix.pipeline.findings import constant_findings
+from onnx_fp16fix.pipeline.headroom import Analysis
 from onnx_fp16fix.pipeline.lock import Step
 from onnx_fp16fix.pipeline.prepare import Run
 from onnx_fp16fix.plan import Place, Plan
@@ -47,6 +48,7 @@ class State:
     """How ``model`` came from the user's model, functions inlined."""
     half_type: FloatType = FP16
     """The 16-bit type that the plan is for; what is called FP16 here and in the planner is this type."""
+    analysis: Analysis = field(default_factory=Analysis)
 
     @property
     def scope(self) -> ScopeView:

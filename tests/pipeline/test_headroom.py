@@ -1,0 +1,53 @@
+"""Where analysis knows how far new samples can go, plans hold it if that costs nothing."""
+
+import numpy as np
+import pytest
+
+import onnx_fp16fix
+from calibrate.small_models import model
+from onnx_fp16fix.calibrate import open_data
+from onnx_fp16fix.simulate import compare_simulated
+
+WEIGHT = "float[4, 2] w = {0.01, -0.02, 0.005, 0.01, 0.02, -0.01, 0.002, 0.03}"
+AREA = "s = Sigmoid(x) side = Mul(s, most) area = Mul(side, side)"
+
+
+def boxes(body, most, output="area", shape="4"):
+    text = (
+        f"g (float[3, 4] x) => (float[3, {shape}] {output}) <float most = {{{most}}}, {WEIGHT}> {{ {body} }}"
+    )
+    return model(text)
+
+
+def samples(top):
+    return [{"x": np.linspace(-2, top, 12, dtype=np.float32).reshape(3, 4)}]
+
+
+def error(before, after, feeds):
+    report = compare_simulated(before, after, open_data(feeds, before), tensors="outputs")
+    return report.output_rel_l2
+
+
+def test_what_a_sigmoid_makes_is_held_up_to_its_end():
+    proto = boxes(
+        AREA, 575
+    )  # 99,900 on the data, 330,600 at the end; squares have even exponents, and 2**2 ends at 262,016
+    outcome = onnx_fp16fix.fix(proto, samples(0.2), rules=(), tensorrt="off")
+    assert error(proto, outcome.model, samples(12)) < 5e-3
+    assert outcome.plan.fp32_nodes == []
+
+
+def test_what_nothing_showed_says_that_analysis_did():
+    proto = boxes(f"{AREA} y = MatMul(area, w)", 270, "y", "2")  # 22,000 on the data, 72,900 at the end
+    outcome = onnx_fp16fix.fix(proto, samples(0.2), rules=(), tensorrt="off")
+    assert error(proto, outcome.model, samples(12)) < 5e-3
+    (finding,) = [entry for entry in outcome.findings if entry.tensor == "area"]
+    assert "may, by analysis, reach 7.29e+04" in finding.message
+    assert finding.facts["bound"] == pytest.approx(72900)
+
+
+def test_headroom_that_costs_a_mul_is_left():
+    proto = boxes(AREA, 270)
+    outcome = onnx_fp16fix.fix(proto, samples(0.2), rules=(), tensorrt="off")
+    assert outcome.plan.inserted_muls == 0
+    assert outcome.findings == []
