@@ -68,7 +68,9 @@ def graph(body, opset=18):
     return proto
 
 
-FINITE = arrays.arrays(np.float32, (3, 4), elements=st.floats(-1e4, 1e4, width=32))
+FINITE = arrays.arrays(np.float32, (3, 4), elements=st.floats(-1e4, 1e4, width=32)).map(
+    lambda x: np.where(np.abs(x) < 1e-15, np.float32(0), x)  # squares that lose bits as subnormals
+)
 
 
 @pytest.mark.parametrize("name", GRAPHS)
