@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import math
 import os
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -111,8 +112,14 @@ def _silent_stdout() -> Iterator[None]:
             os.dup2(sink.fileno(), 1)
             yield
         finally:
+            _flush_c()  # into a pipe C holds lines back, and they would come out after all
             os.dup2(saved, 1)
             os.close(saved)
+
+
+def _flush_c() -> None:
+    with suppress(OSError, TypeError, AttributeError):  # where the C library is not the process itself
+        ctypes.CDLL(None).fflush(None)
 
 
 def combine(parts: Iterable[tuple[Terms, float]]) -> Terms:

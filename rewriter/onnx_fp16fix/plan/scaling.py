@@ -195,6 +195,8 @@ class _Unknowns:
         values = np.arange(low, high + 1)
         total = prices[low + self.reach : high + self.reach + 1] + self.steps[place] * np.abs(values)
         column = program.variable(low, high, integer=True)
+        if low == high:
+            return column
         slopes = np.diff(total)
         starts = np.flatnonzero(np.diff(slopes, prepend=np.nan))
         terms: dict[int, float] = {column: 1.0}
