@@ -264,7 +264,7 @@ class _Pass:
     ) -> MatchRecord:
         scope.taken.update(dict.fromkeys(edit.taken, rule.id))
         scope.copied.update(dict.fromkeys(edit.copied, rule.id))
-        names = {"removed": edit.removed, "added": edit.added, "changed": edit.changed}
+        names = {"removed": tuple(edit.removed), "added": tuple(edit.added), "changed": tuple(edit.changed)}
         return self._record(rule, match, facts, "applied", reason, clause, **names, **more)
 
     def _act(
@@ -308,15 +308,11 @@ class _Pass:
             tensors=tuple(tensors),
             reason=reason,
             clause=clause,
-            missing=tuple(more.get("missing", ())),
-            facts=dict(facts.seen),
-            removed=tuple(more.get("removed", ())),
-            added=tuple(more.get("added", ())),
-            changed=tuple(more.get("changed", ())),
+            facts=facts.seen,
             equal=rule.equal,
             tol=rule.tol,
             assumes=rule.assumes,
-            action=more.get("action"),
+            **more,
         )
 
 

@@ -42,8 +42,9 @@ class Canonical:
         self.opset = scope.model.opset
         self.sizes = Sizes(self)
         self._stripped: dict[int, tuple[gs.Tensor, tuple[int, ...]]] = {}
-        self._parts: dict[str, dict[int, Parts | None]] = {}
-        self._trees: dict[str, dict[int, Tree | None]] = {}
+        self._parts: dict[str, dict[int, Parts | None]] = {kind: {} for kind in spellings.SPLITS}
+        self._trees: dict[str, dict[int, Tree | None]] = {kind: {} for kind in spellings.SPLITS}
+        self._are_constant: dict[int, bool] = {}
         self._readings: dict[int, tuple[Reading, ...]] = {}
         self._constants: dict[int, npt.NDArray[Any] | None] = {}
         self._scalars: dict[int, float | None] = {}
@@ -138,18 +139,23 @@ class Canonical:
         """Like ``constant`` without reading the values of initializers."""
         if term.tensor is None:
             return term.value is not None
-        tensor = self.strip(term.tensor)[0]
-        return isinstance(tensor, ConstantTensor) or self._constant(tensor, 0) is not None
+        known = self._are_constant.get(id(term.tensor))
+        if known is None:
+            tensor = self.strip(term.tensor)[0]
+            known = isinstance(tensor, ConstantTensor) or self._constant(tensor, 0) is not None
+            self._are_constant[id(term.tensor)] = known
+        return known
 
     def scalar(self, term: Term) -> float | None:
         """The value of a constant with one element (any rank), else None; large constants are not read."""
         if term.tensor is None:
             return _only_element(term.value)
-        tensor = self.strip(term.tensor)[0]
-        if id(tensor) not in self._scalars:
+        key = id(term.tensor)
+        if key not in self._scalars:
+            tensor = self.strip(term.tensor)[0]
             single = not isinstance(tensor, ConstantTensor) or math.prod(tensor.shape) == 1
-            self._scalars[id(tensor)] = _only_element(self._constant(tensor, 0)) if single else None
-        return self._scalars[id(tensor)]
+            self._scalars[key] = _only_element(self._constant(tensor, 0)) if single else None
+        return self._scalars[key]
 
     def _constant(self, tensor: gs.Tensor, depth: int) -> npt.NDArray[Any] | None:
         if id(tensor) in self._constants:
@@ -189,25 +195,25 @@ class Canonical:
         """The term as a combination of one level, or None when it is none of that kind."""
         if term.tensor is None:
             return term.parts if term.parts is not None and term.parts.kind == kind else None
-        tensor, passed = self.strip(term.tensor)
-        known = self._parts.setdefault(kind, {})
-        if id(tensor) not in known:
-            node = self.scope.producer(tensor)
-            found = None
+        known, key = self._parts[kind], id(term.tensor)
+        if key not in known:
+            tensor, passed = self.strip(term.tensor)
+            node, found = self.scope.producer(tensor), None
             if node is not None and not node.domain and tensor is node.outputs[0]:
                 found = spellings.split(kind, node, self)
-            known[id(tensor)] = found
-        found = known[id(tensor)]
-        return Parts(kind, found.items, (*found.nodes, *passed)) if found is not None and passed else found
+            if found is not None and passed:
+                found = Parts(kind, found.items, (*found.nodes, *passed))
+            known[key] = found
+        return known[key]
 
     def tree(self, kind: str, term: Term) -> Tree | None:
         """The term as a combination of all levels."""
         if term.tensor is None:
             return build_tree(self, kind, term)
-        trees = self._trees.setdefault(kind, {})
-        if id(term.tensor) not in trees:
-            trees[id(term.tensor)] = build_tree(self, kind, term)
-        return trees[id(term.tensor)]
+        trees, key = self._trees[kind], id(term.tensor)
+        if key not in trees:
+            trees[key] = build_tree(self, kind, term)
+        return trees[key]
 
     def direct(self, node: ViewNode) -> Reading | None:
         """The node as it is written, attributes in the form of the oldest opset; None if that cannot be told."""

@@ -13,7 +13,7 @@ from onnx_fp16fix.language.terms import Term, Weight, whole
 if TYPE_CHECKING:
     from onnx_fp16fix.language.canonical import Canonical
 
-__all__ = ["TREE_DEPTH", "Tree", "TreeNode", "build_tree", "may_nest", "members", "ratio"]
+__all__ = ["TREE_DEPTH", "Tree", "TreeNode", "build_tree", "may_nest", "members", "ratio", "weight_key"]
 
 _TREE_NODES = 24
 """A tree stops growing here: no formula has more factors, and a long chain of Adds must stay linear."""
@@ -42,16 +42,20 @@ class Tree:
     def __init__(self, nodes: list[TreeNode], view: Canonical, kind: str) -> None:
         self.nodes, self._view, self._identity = nodes, view, _IDENTITY.get(kind)
         self._clashes: dict[int, int] = {}
-        self.fitting: dict[tuple[int, Weight], int] = {}
+        # answers by ``covered``: many patterns take the same operands
+        self._behind: dict[int, list[int]] = {}
+        self._left: dict[int, list[int]] = {}
+        self._inner: dict[int, frozenset[int]] = {}
+        self.fitting: dict[tuple[int, float], int] = {}
         """Which of them each part of a pattern may be, kept here by ``sketch``."""
         self.made: dict[str | None, int] | None = None
         """Nodes by the op that makes them, kept here by ``sketch``; None for those that no tensor holds."""
         self.all = (1 << len(nodes)) - 2
-        self.weighing: dict[Weight, int] = {}
-        """Operands by weight."""
+        self.weighing: dict[float, int] = {}
+        """Operands by ``weight_key``."""
         for index in range(1, len(nodes)):
-            weight = nodes[index].weight
-            self.weighing[weight] = self.weighing.get(weight, 0) | 1 << index
+            key = weight_key(nodes[index].weight)
+            self.weighing[key] = self.weighing.get(key, 0) | 1 << index
 
     @cached_property
     def scalars(self) -> list[tuple[int, float, Weight]]:
@@ -110,29 +114,39 @@ class Tree:
     def candidates(self, covered: int, outermost: bool) -> list[int]:
         """Nodes that may still be covered, in order; ``outermost``: only those with something covered beside them."""
         nodes, blocked = self.nodes, self.blocked(covered)
-        free = [index for index in range(1, len(nodes)) if not blocked >> index & 1]
-        return [i for i in free if blocked >> nodes[i].parent & 1] if outermost else free
+        free = self.all & ~blocked
+        return [i for i in members(free) if not outermost or blocked >> nodes[i].parent & 1] if free else []
 
-    def behind(self, indices: list[int]) -> list[int]:
-        """These nodes, each followed by its only operand that counts: 1 / b, -b are as outer as b."""
-        found = []
-        for index in indices:
-            found.append(index)
-            while len(counts := [i for i in self.nodes[index].children if not self.vanishes(i)]) == 1:
-                index = counts[0]
+    def behind(self, covered: int) -> list[int]:
+        """The outermost candidates, each followed by its only operand that counts: 1 / b, -b are as outer as b."""
+        found = self._behind.get(covered)
+        if found is None:
+            found = self._behind[covered] = []
+            for index in self.candidates(covered, outermost=True):
                 found.append(index)
+                while len(counts := [i for i in self.nodes[index].children if not self.vanishes(i)]) == 1:
+                    index = counts[0]
+                    found.append(index)
         return found
 
-    def uncovered(self, covered: int) -> list[int]:
-        """The largest subtrees that hold nothing covered."""
-        return self.candidates(covered, outermost=True) if covered else [0]
+    def left(self, covered: int) -> list[int]:
+        """The largest subtrees that count and hold nothing covered."""
+        found = self._left.get(covered)
+        if found is None:
+            uncovered = self.candidates(covered, outermost=True) if covered else [0]
+            found = self._left[covered] = [index for index in uncovered if not self.vanishes(index)]
+        return found
 
-    def inner_nodes(self, covered: int) -> list[int]:
+    def inner_nodes(self, covered: int) -> frozenset[int]:
         """Graph nodes above the covered values: they compute the combination itself."""
-        above = 0
-        for index in members(covered):
-            above |= self.above(index)
-        return [node for index in members(above) for node in self.nodes[index].nodes]
+        found = self._inner.get(covered)
+        if found is None:
+            above = 0
+            for index in members(covered):
+                above |= self.above(index)
+            nodes = (node for index in members(above) for node in self.nodes[index].nodes)
+            found = self._inner[covered] = frozenset(nodes)
+        return found
 
     def is_spread(self, covered: int) -> bool:
         """Whether the covered values lie in several branches of the whole; if not, a smaller root matches alone."""
@@ -150,6 +164,11 @@ def members(mask: int) -> Iterator[int]:
         low = mask & -mask
         yield low.bit_length() - 1
         mask ^= low
+
+
+def weight_key(weight: Weight) -> float:
+    """What stands for a weight in tables: fractions are slow to hash."""
+    return weight if weight.__class__ is int else float(weight)
 
 
 def may_nest(inner: Weight, outer: Weight) -> bool:

@@ -105,8 +105,9 @@ class Matcher:
                     label = scope.nodes[index].label
                     return f"inner: the further output '{tensor.name}' of '{label}' is in use"
         captured = [b.tensor for b in match.bindings.values() if b.tensor is not None and not b.inner]
-        for tensor in (*captured, *(tensor for tensor, _ in match.rest)):
-            maker = scope.producer(strip(tensor)[0])
+        # what a name is bound to is stripped already
+        for tensor in (*captured, *(strip(tensor)[0] for tensor, _ in match.rest)):
+            maker = scope.producer(tensor)
             if maker is not None and maker.index in match.nodes:
                 return f"match: '{tensor.name}' would be an input of the match and made inside it"
         return ""

@@ -82,7 +82,10 @@ class Joined:
         for index in self._open_nodes(part, weight, tree, covered, free_name and not rest):
             for found in self._part(pattern.kind, part, weight, tree, index, state):
                 fitted = True
-                yield from self._assign(pattern, rest, tree, covered | 1 << index, found)
+                if rest or pattern.number is not None:
+                    yield from self._assign(pattern, rest, tree, covered | 1 << index, found)
+                else:
+                    yield covered | 1 << index, found
         if not fitted and self.matcher.trace is not None:
             self.matcher.trace.note(state, lambda: self._missing(pattern.kind, part, weight, tree, covered))
         if pattern.kind == "*" and weight.denominator == 1 and 1 < abs(weight.numerator) <= 3:
@@ -101,8 +104,7 @@ class Joined:
             mask = -1 ^ tree.blocked(covered)
         if not last:
             return members(mask & (1 << len(tree.nodes)) - 1)
-        outermost = tree.candidates(covered, outermost=True)
-        return [index for index in tree.behind(outermost) if mask >> index & 1]
+        return [index for index in tree.behind(covered) if mask >> index & 1]
 
     def _missing(self, kind: str, part: Pattern, weight: Weight, tree: Tree, covered: int) -> str:
         """Which part is not among the operands, and what is there instead."""
@@ -146,7 +148,7 @@ class Joined:
         self, pattern: Combination, tree: Tree, covered: int, state: State, at_root: bool
     ) -> State | None:
         """Account for what the parts did not take: identities vanish, the rest of a root product or sum is kept."""
-        left = [index for index in tree.uncovered(covered) if not tree.vanishes(index)]
+        left = tree.left(covered)
         allowed = at_root and pattern.kind in ("*", "+") and (not left or tree.is_spread(covered))
         rest: list[tuple[gs.Tensor, int]] = []
         for index in left:

@@ -202,8 +202,10 @@ def alternatives(
     patterns: Sequence[Pattern], variables: Mapping[str, Variable], index: OpIndex
 ) -> list[tuple[int, list[Pattern]]]:
     """Nodes to try, in order, each with the alternatives that may have their root there."""
+    if len(patterns) == 1:
+        return [(root, [patterns[0]]) for root in index.fitting(patterns[0], variables)]
     found: dict[int, list[Pattern]] = {}
     for pattern in patterns:
         for root in index.fitting(pattern, variables):
             found.setdefault(root, []).append(pattern)
-    return sorted(found.items()) if len(patterns) > 1 else list(found.items())
+    return sorted(found.items())

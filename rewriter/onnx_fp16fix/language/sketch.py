@@ -12,7 +12,7 @@ from collections.abc import Hashable, Mapping
 import onnx_graphsurgeon as gs
 
 from onnx_fp16fix.language.canonical import Canonical
-from onnx_fp16fix.language.combine import Tree
+from onnx_fp16fix.language.combine import Tree, weight_key
 from onnx_fp16fix.language.compare import close, weighed
 from onnx_fp16fix.language.pattern import (
     Capture,
@@ -116,24 +116,32 @@ class _Combination(Sketch):
         self.parts = sorted(
             parts, key=lambda part: 0 if part[0].ops is not None else 1 if part[0].number else 2
         )
+        self._wanted = [(*part, _key(*part), self._one(part[1])) for part in self.parts]
+
+    def _one(self, weight: Weight) -> int:
+        """The weight of one of several equal factors: x ** 3 may be x * x * x; else 0."""
+        several = self.kind == "*" and weight.denominator == 1 and abs(weight.numerator) > 1
+        return 0 if not several else 1 if weight > 0 else -1
 
     def test(self, asked: Sketches, term: Term) -> bool:
         tree = asked.canonical.tree(self.kind, term)
         if tree is None:
             return False
         together = 0
-        for part, weight in self.parts:
-            mask = asked.operands(part, weight, tree)
-            if abs(weight.numerator) > 1 and weight.denominator == 1 and self.kind == "*":
-                mask |= asked.operands(part, 1 if weight > 0 else -1, tree)
+        for part, weight, key, one in self._wanted:
+            mask = tree.fitting.get(key)
+            if mask is None:
+                mask = asked.operands(part, weight, tree)
+            if one:
+                mask |= asked.operands(part, one, tree)
             if not mask:
                 return False
             together |= mask
         if together.bit_count() < len(self.parts):
             return False
-        return self.value is None or self._has_number(asked, tree, self.value)
-
-    def _has_number(self, asked: Sketches, tree: Tree, wanted: float) -> bool:
+        wanted = self.value
+        if wanted is None:
+            return True
         return any(close(weighed(self.kind, value, weight), wanted) for _, value, weight in tree.scalars)
 
 
@@ -157,6 +165,11 @@ class _Operation(Sketch):
             ):
                 return True
         return False
+
+
+def _key(part: Sketch, weight: Weight) -> tuple[int, float]:
+    """Where a tree keeps the operands that may be this part."""
+    return part.number, 0 if part.constant else weight_key(weight)
 
 
 class Sketches:
@@ -199,10 +212,10 @@ class Sketches:
 
     def operands(self, part: Sketch, weight: Weight, tree: Tree) -> int:
         """The operands that a part with this weight may be, as bits; a constant takes up any weight."""
-        key = (part.number, 0 if part.constant else weight)
+        key = _key(part, weight)
         mask = tree.fitting.get(key)
         if mask is None:
-            of_weight = tree.all if part.constant else tree.weighing.get(weight, 0)
+            of_weight = tree.all if part.constant else tree.weighing.get(key[1], 0)
             mask = tree.fitting[key] = part.among(self, tree, of_weight) if of_weight else 0
         return mask
 
