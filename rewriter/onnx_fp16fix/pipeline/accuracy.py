@@ -88,16 +88,17 @@ def _measured(run: Run, state: State, report: SimulationReport) -> list[Measured
         if scope.path and scope.path not in places:
             continue
         outer = {} if scope.parent is None else errors.get(scope.parent.path, {})
-        own = {
-            name: report.tensors[key].rel_l2
+        known = {
+            name: report.tensors[key]
             for name in scope.tensors
             if (key := tensor_key(places.get(scope.path, ()), name)) in report.tensors
         }
         errors[scope.path] = {
             **{name: error for name, error in outer.items() if name not in scope.tensors},
-            **own,
+            **{name: error.rel_l2 for name, error in known.items() if not error.resized},
         }
-        found.append(Measured(replace(state.facts, scope=scope), errors[scope.path]))
+        resized = frozenset(name for name, error in known.items() if error.resized)
+        found.append(Measured(replace(state.facts, scope=scope), errors[scope.path], resized))
     return found
 
 

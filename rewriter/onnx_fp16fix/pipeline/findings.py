@@ -17,7 +17,7 @@ from onnx_fp16fix.pipeline.places import place_of
 from onnx_fp16fix.plan import Plan, Risk
 from onnx_fp16fix.simulate import SimulationReport, matching_bodies
 
-__all__ = ["constant_findings", "left_findings", "nan_findings", "plan_findings"]
+__all__ = ["constant_findings", "decision_findings", "left_findings", "nan_findings", "plan_findings"]
 
 
 def plan_findings(
@@ -122,6 +122,29 @@ def constant_findings(converted: Converted, half: FloatType, exponents: Mapping[
         for kind, what, names in changed
         for name in names
     ]
+
+
+def decision_findings(report: SimulationReport, half: FloatType) -> list[Finding]:
+    """The first tensor of another size than in FP32, if there is one: what selects its elements decided otherwise."""
+    for key, error in report.tensors.items():
+        if error.resized:
+            *scope, name = key.split("::")
+            message = (
+                f"'{name}' has another size in simulated {half.label}: what selects its elements (a comparison, TopK, "
+                f"NonZero) is so close that {half.bits} bits decide otherwise"
+            )
+            return [
+                Finding(
+                    name=f"{half.name}-decision",
+                    kind="precision",
+                    severity="warning",
+                    status="left",
+                    message=message,
+                    scope="".join(scope),
+                    tensor=name,
+                )
+            ]
+    return []
 
 
 def left_findings(

@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from onnx_fp16fix.graph import ViewNode
+from onnx_fp16fix.graph import ScopeView, ViewNode
 from onnx_fp16fix.plan import Place
 from onnx_fp16fix.plan.bodies import state_updates
 from onnx_fp16fix.plan.cancel import find_cancellations
@@ -23,6 +23,8 @@ _AMPLIFIED = 4.0
 """A node whose result is this many times less accurate than its operands loses accuracy itself."""
 _WORTHWHILE = 0.5
 """Islands that neither reach the tolerance nor halve the error are not worth their price."""
+_DECISION = 64
+"""Nodes looked at on the way back from a selection to what decides it."""
 _MOST = 12
 """Suspects tried: each costs a simulation."""
 
@@ -37,10 +39,12 @@ class Suspect:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """One scope with the relative L2 errors of its tensors, and of outer ones that it reads, by name."""
+    """One scope with the relative L2 errors of its tensors, and of outer ones that it reads, by name; ``resized``:
+    tensors of another size than in FP32, which have none."""
 
     facts: Facts
     errors: Mapping[str, float]
+    resized: frozenset[str] = frozenset()
 
     def suspect(self, nodes: Collection[int], why: str) -> Suspect:
         """Nodes of this scope."""
@@ -48,8 +52,9 @@ class Measured:
 
 
 def suspects(scopes: Sequence[Measured]) -> Iterator[Suspect]:
-    """Nodes that make the first non-finite values, cancelling differences with their islands, what builds a state that
-    drifts, nodes that amplify error; each worst first, and nodes around bodies after those inside."""
+    """Nodes that make the first non-finite values, what selects other elements than in FP32, cancelling differences
+    with their islands, what builds a state that drifts, nodes that amplify error; each worst first, and nodes around
+    bodies after those inside."""
     found = [
         (ratio, measured, node)
         for measured in scopes
@@ -58,6 +63,8 @@ def suspects(scopes: Sequence[Measured]) -> Iterator[Suspect]:
     ]
     found.sort(key=lambda entry: (entry[2].index in entry[1].facts.scope.bodies, -entry[0]))
     yield from (_amplifier(measured, node, ratio) for ratio, measured, node in found if math.isinf(ratio))
+    for measured in scopes:
+        yield from _deciding(measured)
     cancelling = [(entry, measured) for measured in scopes for entry in find_cancellations(measured.facts)]
     for entry, measured in sorted(cancelling, key=lambda pair: -pair[0].ratio):
         name = measured.facts.scope.nodes[entry.node].outputs[0].name
@@ -83,9 +90,45 @@ def _amplification(node: ViewNode, measured: Measured) -> float:
 
 def _amplifier(measured: Measured, node: ViewNode, ratio: float) -> Suspect:
     scope, label = measured.facts.scope, measured.facts.half.label
-    makers = {p.index for t in node.inputs if (p := scope.producer(t)) is not None}
+    makers = _makers(scope, (node.index,))
     what = "is not finite" if math.isinf(ratio) else f"is {ratio:.3g} times less accurate than its operands"
     return measured.suspect({node.index, *makers}, f"'{node.outputs[0].name}' {what} in simulated {label}")
+
+
+def _deciding(measured: Measured) -> Iterator[Suspect]:
+    """Nodes that turn floats into what selects the elements of a tensor of another size, and what computes these."""
+    facts, resized = measured.facts, measured.resized
+    for node in facts.scope.nodes:
+        made = [t.name for t in node.outputs if t.name in resized]
+        if not made or any(t.name in resized for t in node.inputs):
+            continue
+        deciders = _deciders(facts, node)
+        makers = _makers(facts.scope, deciders)
+        label = facts.half.label
+        why = f"what selects the elements of '{made[0]}' decides otherwise in simulated {label}"
+        yield measured.suspect({*deciders, *makers, *_makers(facts.scope, makers)}, why)
+
+
+def _deciders(facts: Facts, node: ViewNode) -> set[int]:
+    """The nearest nodes before ``node``, along tensors that are no floats, that read floats."""
+    found, seen, stack = set[int](), set[int](), list(node.inputs)
+    while stack and len(seen) < _DECISION:
+        tensor = stack.pop()
+        producer = facts.scope.producer(tensor)
+        if producer is None or facts.is_float(tensor) or producer.index in seen:
+            continue
+        seen.add(producer.index)
+        if any(facts.is_float(source) for source in producer.inputs):
+            found.add(producer.index)
+        else:
+            stack += producer.inputs
+    return found
+
+
+def _makers(scope: ScopeView, nodes: Collection[int]) -> set[int]:
+    """Nodes that make what these read."""
+    tensors = (tensor for index in nodes for tensor in scope.nodes[index].inputs)
+    return {maker.index for tensor in tensors if (maker := scope.producer(tensor)) is not None}
 
 
 def _drifting(measured: Measured) -> Iterator[Suspect]:

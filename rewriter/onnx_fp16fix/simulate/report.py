@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -25,6 +26,11 @@ class TensorError:
     max_abs: float
     nonfinite: int
     run: int | None = None
+
+    @property
+    def resized(self) -> bool:
+        """Whether its shape differs, and nothing else can be said: other elements were selected."""
+        return self.rel_l2 == math.inf and not self.nonfinite
 
 
 @dataclass(frozen=True, slots=True)
