@@ -16,6 +16,7 @@ from onnx_fp16fix.pipeline import repair
 from onnx_fp16fix.pipeline.lock import read_lock
 from onnx_fp16fix.plan import Plan
 from onnx_text import model
+from pipeline.user_rule import RULE
 
 X = np.linspace(-3, 3, 32, dtype=np.float32).reshape(4, 8)
 WIDE = {"w": np.eye(8) * 1e6, "v": np.eye(8) * 1e-6}
@@ -28,18 +29,6 @@ VARIANCE = """(float[4,8] x) => (float[4,1] y) {
     b = Add(x, far) q = Mul(b, b) m = ReduceMean<axes = [1]>(q) n = ReduceMean<axes = [1]>(b) o = Mul(n, n)
     y = Sub(m, o)
 }"""
-RULE = """
-schema: fp16fix/1
-rules:
-  - id: USER001
-    name: exp-log
-    equal: real
-    summary: Log undoes Exp
-    match: Log(Exp(x))
-    vars: {x: tensor}
-    replace:
-      - with: x * 1.0
-"""
 MODELS = {
     "chain": (CHAIN, WIDE),
     "norm": (NORM, {"big": np.float32(3e3), "eps": np.float32(1e-12)}),

@@ -13,6 +13,7 @@ import onnx_fp16fix
 from onnx_fp16fix import cli
 from onnx_fp16fix.errors import UsageError
 from onnx_text import model
+from pipeline.user_rule import RULE
 
 FLOAT, HALF = onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16
 X = np.linspace(-3, 3, 32, dtype=np.float32).reshape(4, 8)
@@ -157,21 +158,7 @@ def test_only_rules_of_allowed_classes_are_used(tmp_path: Path) -> None:
     everything, exact = fixed(safe()), fixed(safe(), allow="exact")
     assert everything.run.status == exact.run.status == "ok"
     rule = tmp_path / "rule.yaml"
-    rule.write_text(
-        """
-schema: fp16fix/1
-rules:
-  - id: USER001
-    name: exp-log
-    equal: real
-    summary: Log undoes Exp
-    match: Log(Exp(x))
-    vars: {x: tensor}
-    replace:
-      - with: x * 1.0
-""",
-        encoding="utf-8",
-    )
+    rule.write_text(RULE, encoding="utf-8")
     used = [
         sum(entry.applied for entry in fixed(bursting(), rules=rule, **options).run.rules)
         for options in ({}, {"allow": ["exact", "real"]}, {"allow": "exact"})

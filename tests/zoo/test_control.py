@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import warnings
-
 import numpy as np
 import onnx
 import pytest
@@ -21,6 +17,7 @@ from onnx_fp16fix.simulate import compare_simulated
 torch = pytest.importorskip("torch")
 onnxscript = pytest.importorskip("onnxscript")
 
+from torch_export import export as exported  # noqa: E402  needs torch
 from zoo.control import CASES, ControlCase  # noqa: E402  needs torch
 
 TOLERANCE = 1e-2
@@ -29,21 +26,8 @@ TOLERANCE = 1e-2
 def export(case: ControlCase) -> tuple[onnx.ModelProto, list[dict[str, np.ndarray]]]:
     torch.manual_seed(0)
     module, samples = case.make()
-    module.eval()
-    names = [f"x{index}" for index in range(len(samples[0]))]
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")
-        if case.dynamo:
-            proto = torch.onnx.export(
-                module, samples[0], input_names=names, opset_version=18, dynamo=True, verbose=False
-            ).model_proto
-        else:
-            stream = io.BytesIO()
-            torch.onnx.export(module, samples[0], stream, input_names=names, opset_version=17, dynamo=False)
-            proto = onnx.load_model_from_string(stream.getvalue())
-    return proto, [
-        {name: value.numpy() for name, value in zip(names, sample, strict=True)} for sample in samples
-    ]
+    proto = exported(module, samples[0], case.dynamo)
+    return proto, [{f"x{index}": value.numpy() for index, value in enumerate(sample)} for sample in samples]
 
 
 def types_inside(proto: onnx.ModelProto) -> set[int]:

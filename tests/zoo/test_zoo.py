@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import warnings
-
 import numpy as np
 import onnx
 import pytest
@@ -16,6 +12,7 @@ from onnx_fp16fix.simulate import compare_simulated
 
 torch = pytest.importorskip("torch")
 
+from torch_export import export as exported  # noqa: E402  needs torch
 from zoo.modules import CASES, Case  # noqa: E402  needs torch
 
 TOLERANCE = 1e-2
@@ -24,19 +21,8 @@ TOLERANCE = 1e-2
 def export(case: Case, dynamo: bool) -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:
     torch.manual_seed(0)
     module, args = case.make()
-    module.eval()
-    names = [f"x{index}" for index in range(len(args))]
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")
-        if dynamo:
-            proto = torch.onnx.export(
-                module, args, input_names=names, opset_version=18, dynamo=True, verbose=False
-            ).model_proto
-        else:
-            stream = io.BytesIO()
-            torch.onnx.export(module, args, stream, input_names=names, opset_version=17, dynamo=False)
-            proto = onnx.load_model_from_string(stream.getvalue())
-    return proto, {name: value.numpy() for name, value in zip(names, args, strict=True)}
+    proto = exported(module, args, dynamo)
+    return proto, {f"x{index}": value.numpy() for index, value in enumerate(args)}
 
 
 def cases() -> list[object]:

@@ -86,16 +86,10 @@ class Canonical:
             other = node.input(1 - slot)
             if other is None or self.scalar(Term(other)) != neutral:
                 continue
-            rank, shape = self._rank(other), self.scope.shape(node.inputs[slot].name)
-            if rank == 0 or (rank is not None and shape is not None and rank <= len(shape)):
+            added, shape = self.scope.shape(other.name), self.scope.shape(node.inputs[slot].name)
+            if added == () or (added is not None and shape is not None and len(added) <= len(shape)):
                 return slot
         return None
-
-    def _rank(self, tensor: gs.Tensor) -> int | None:
-        if isinstance(tensor, ConstantTensor):
-            return len(tensor.shape)
-        shape = self.scope.shape(tensor.name)
-        return None if shape is None else len(shape)
 
     def term(self, node: ViewNode, slot: int) -> Term | None:
         """The value at an input slot, None where it is absent."""

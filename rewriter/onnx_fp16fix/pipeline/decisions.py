@@ -7,6 +7,7 @@ from onnx_fp16fix.calibrate.ranges import tensor_key
 from onnx_fp16fix.document import Finding, PlanEntry
 from onnx_fp16fix.graph import GraphView, ScopeView
 from onnx_fp16fix.half import FloatType
+from onnx_fp16fix.pipeline.places import place_of
 from onnx_fp16fix.plan import Plan
 
 __all__ = ["decision_findings", "plan_entry"]
@@ -37,7 +38,7 @@ def decision_findings(view: GraphView, plan: Plan, half: FloatType) -> list[Find
 
 
 def _scope_findings(scope: ScopeView, plan: Plan, half: FloatType) -> list[Finding]:
-    findings, where = [], "/".join(scope.path)
+    findings, where = [], place_of(scope)
     for (index, position), shift in sorted(plan.muls.items()):
         node = scope.nodes[index]
         why = plan.muls_why[index, position]

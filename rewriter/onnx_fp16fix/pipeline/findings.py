@@ -17,7 +17,7 @@ from onnx_fp16fix.pipeline.places import place_of
 from onnx_fp16fix.plan import Plan, Risk
 from onnx_fp16fix.simulate import SimulationReport, matching_bodies
 
-__all__ = ["constant_findings", "decision_findings", "left_findings", "nan_findings", "plan_findings"]
+__all__ = ["constant_findings", "left_findings", "nan_findings", "plan_findings", "resized_findings"]
 
 
 def plan_findings(
@@ -46,7 +46,7 @@ def _scope_findings(scope: ScopeView, plan: Plan, status: FindingStatus, half: F
                 severity="error" if risk.kind == "overflow" else "warning",
                 status=status,
                 message=f"{risk.message}: {_remedy(scope, plan, risk, half)}",
-                scope="/".join(scope.path),
+                scope=place_of(scope),
                 node=node.label,
                 tensor=risk.tensor,
                 facts={name: value for name, value in risk.facts.items() if math.isfinite(value)},
@@ -124,7 +124,7 @@ def constant_findings(converted: Converted, half: FloatType, exponents: Mapping[
     ]
 
 
-def decision_findings(report: SimulationReport, half: FloatType) -> list[Finding]:
+def resized_findings(report: SimulationReport, half: FloatType) -> list[Finding]:
     """The first tensor of another size than in FP32, if there is one: what selects its elements decided otherwise."""
     for key, error in report.tensors.items():
         if error.resized:

@@ -18,7 +18,7 @@ from onnx_fp16fix.pipeline.channels import equalize_channels
 from onnx_fp16fix.pipeline.collector import few_collections
 from onnx_fp16fix.pipeline.conclude import TensorRTMode, conclude
 from onnx_fp16fix.pipeline.exact import broken_promises
-from onnx_fp16fix.pipeline.findings import decision_findings, nan_findings, plan_findings
+from onnx_fp16fix.pipeline.findings import nan_findings, plan_findings, resized_findings
 from onnx_fp16fix.pipeline.improve import improve, rescue
 from onnx_fp16fix.pipeline.lock import Step, find_lock
 from onnx_fp16fix.pipeline.opset import refuse_old_opset
@@ -158,7 +158,7 @@ def fix(
                 del run.document.findings[mark:]  # what did not help is not done
                 state, emitted, report = rescued
         if report.output_rel_l2 > limit:
-            run.document.findings += decision_findings(report, half)
+            run.document.findings += resized_findings(report, half)
         if tolerance is None and limit < report.output_rel_l2 < math.inf:
             limit = admit_floor(run, half, report.output_rel_l2, limit)
     run.document.findings += [*stage.findings(), *budget_findings(state)]
