@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, asdict, fields
@@ -19,6 +18,7 @@ from typing import Any, Final
 
 from onnx_fp16fix.calibrate.ranges import SUM_SCALE, RangeTable, TensorRange
 from onnx_fp16fix.errors import DataError, Problem
+from onnx_fp16fix.staging import staged
 
 __all__ = ["load_ranges", "write_ranges"]
 
@@ -37,16 +37,11 @@ def write_ranges(table: RangeTable, path: Path, *, model_sha256: str) -> None:
         "tensors": {name: _plain(entry) for name, entry in table.tensors.items()},
         "constants": {name: _plain(entry) for name, entry in table.constants.items()},
     }
-    staged = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        staged.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-        staged.replace(path)
+        with staged(path) as temporary:
+            temporary.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     except OSError as error:
-        raise DataError(
-            Problem("DATA-WRITE", f"cannot be written: {error.strerror}", file=str(path))
-        ) from error
-    finally:
-        staged.unlink(missing_ok=True)
+        raise _error("DATA-WRITE", f"cannot be written: {error.strerror}", path) from error
 
 
 def _plain(entry: TensorRange) -> dict[str, Any]:

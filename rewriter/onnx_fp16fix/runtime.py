@@ -23,6 +23,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from onnx_fp16fix.errors import ModelError, Problem
+from onnx_fp16fix.model.tensors import linked_file
 
 __all__ = ["Array", "Session", "as_value", "node_reads", "open_session"]
 
@@ -142,7 +143,8 @@ def open_session(
 def _one_folder(light: onnx.ModelProto, base_dir: Path | None) -> Path | None:
     """The folder of all weights that lie in files, whose places in ``light`` become relative to it.
 
-    ONNX Runtime takes places below one folder only; weights that we made lie in files of our own, told by full paths.
+    ONNX Runtime takes places below one folder only; weights that we made lie in files of our own, told by full paths,
+    and those behind links (``open_links``) are told by what the links lead to.
     """
     root = None if base_dir is None else base_dir.resolve()
     places = [
@@ -151,6 +153,9 @@ def _one_folder(light: onnx.ModelProto, base_dir: Path | None) -> Path | None:
         for entry in tensor.external_data
         if entry.key == "location" and entry.value != _PLACEHOLDER
     ]
+    for entry in places:
+        if root is not None and (linked := linked_file(entry.value, root)) is not None:
+            entry.value = str(linked)
     own = {Path(entry.value).parent for entry in places if os.path.isabs(entry.value)}
     if not own:
         return root

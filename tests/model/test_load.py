@@ -13,6 +13,7 @@ from calibrate.small_models import model as parsed
 from onnx_fp16fix.errors import ModelError
 from onnx_fp16fix.model import load_model, wrap_model
 from onnx_fp16fix.model.tensors import read_tensor
+from onnx_fp16fix.runtime import open_session
 
 CHAIN = "g (float[2] x) => (float[2] y) <float[2] w = {1, 2}> { h = Mul(x, w)  y = Relu(h) }"
 
@@ -145,7 +146,41 @@ def test_external_data_behind_a_link_that_leads_outside(tmp_path: Path) -> None:
     folder.mkdir()
     (tmp_path / "secret").write_bytes(bytes(16))
     (folder / "w.bin").symlink_to(tmp_path / "secret")
-    assert refused(external_model(folder)).problems[0].code == "MODEL-EXTERNAL"
+    (problem,) = refused(external_model(folder)).problems
+    assert (problem.code, problem.file) == ("MODEL-EXTERNAL", str(folder / "m.onnx"))
+    assert "needs 'w.bin', a link that leads out of the model's folder" in problem.message
+
+
+def cached(tmp_path: Path, location: str = "w.bin") -> Path:
+    """A model and its data as links out of their folder into one that holds both under other names."""
+    (tmp_path / "blobs").mkdir()
+    (tmp_path / "snapshot").mkdir()
+    external_model(tmp_path, location).rename(tmp_path / "blobs" / "hash1")
+    (tmp_path / "blobs" / "hash2").write_bytes(np.arange(4, dtype=np.float32).tobytes())
+    (tmp_path / "snapshot" / "m.onnx").symlink_to("../blobs/hash1")
+    (tmp_path / "snapshot" / "w.bin").symlink_to("../blobs/hash2")
+    return tmp_path / "snapshot" / "m.onnx"
+
+
+def test_a_linked_model_may_have_linked_data_in_the_same_folder(tmp_path: Path) -> None:
+    model = load_model(cached(tmp_path))
+    assert read_tensor(model.proto.graph.initializer[0], model.base_dir).tolist() == [0, 1, 2, 3]
+    x = np.ones(4, np.float32)
+    assert open_session(model.proto, model.base_dir).run({"x": x})["y"].tolist() == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("location", ["../blobs/hash2", "../secret", "../snapshot/../secret"])
+def test_a_linked_model_opens_no_other_place(tmp_path: Path, location: str) -> None:
+    (tmp_path / "secret").write_bytes(bytes(16))
+    assert "points outside the model's folder" in refused(cached(tmp_path, location)).problems[0].message
+
+
+def test_a_linked_model_opens_no_link_to_elsewhere(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_bytes(bytes(16))
+    path = cached(tmp_path)
+    path.with_name("w.bin").unlink()
+    path.with_name("w.bin").symlink_to("../secret")
+    assert refused(path).problems[0].code == "MODEL-EXTERNAL"
 
 
 @pytest.mark.parametrize(

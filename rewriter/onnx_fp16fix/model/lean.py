@@ -9,7 +9,6 @@ messages (protobuf.dev/programming-guides/encoding).
 from __future__ import annotations
 
 import mmap
-import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -45,8 +44,7 @@ def read_lean(path: Path) -> onnx.ModelProto | None:
     The result is good while the file stays as it is; ``save_model`` puts the weights inside again.
     """
     try:
-        # A link's target lies in another folder, where external data may not be.
-        if not stat.S_ISREG(path.lstat().st_mode):
+        if not path.is_file():  # a pipe would be read up
             return None
         with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
             return _model(data, path.name)

@@ -16,7 +16,7 @@ from onnx_fp16fix.model.declared import wrong_types
 from onnx_fp16fix.model.infer import light_copy
 from onnx_fp16fix.model.lean import read_lean
 from onnx_fp16fix.model.model import Model
-from onnx_fp16fix.model.tensors import external_file, is_external, stored_wrong
+from onnx_fp16fix.model.tensors import external_file, is_external, open_links, stored_wrong
 
 __all__ = ["load_model", "wrap_model"]
 
@@ -72,6 +72,8 @@ def _complete(proto: onnx.ModelProto, path: Path) -> onnx.ModelProto:
 def _validate(model: Model) -> None:
     place = str(model.path) if model.path else None
     problems = []
+    if model.path is not None:
+        open_links(model.path, model.proto.graph.initializer)
     for tensor in model.proto.graph.initializer:
         if is_external(tensor):
             try:

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import errno
 import itertools
-import os
 import shutil
-import tempfile
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -21,6 +17,7 @@ from onnx_fp16fix.errors import ModelError, Problem
 from onnx_fp16fix.model.inline import copy_range, inlined_size, write_inline
 from onnx_fp16fix.model.model import Model
 from onnx_fp16fix.model.tensors import external_file, is_external
+from onnx_fp16fix.staging import staged
 
 __all__ = ["external_locations", "save_model"]
 
@@ -42,25 +39,23 @@ def save_model(model: Model, path: Path) -> None:
     """
     path = Path(path)
     try:
-        if path.is_dir():  # found out before the data file is in its place
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         if path.exists() and path.resolve() in _weight_files(model):
             message = "this file holds the model's own weights"
             raise ModelError(Problem("MODEL-WRITE", message, file=str(path), hint="write elsewhere"))
         if model.pristine and model.path is not None and path.exists() and path.samefile(model.path):
             return
         if model.pristine and model.path is not None and not _has_external(model):
-            with _staged(path) as temporary:
+            with staged(path) as temporary:
                 shutil.copyfile(model.path, temporary)
         elif _has_external(model) or _weight_bytes(model.proto) > _PROTOBUF_LIMIT:
             _save_with_data(model, path)
         elif any(map(is_external, model.proto.graph.initializer)):
             slim = onnx.ModelProto()
             _copy_without_weights(model.proto, slim)
-            with _staged(path) as temporary, temporary.open("wb") as stream:
+            with staged(path) as temporary, temporary.open("wb") as stream:
                 write_inline(slim, list(model.proto.graph.initializer), stream, model.base_dir)
         else:
-            with _staged(path) as temporary:
+            with staged(path) as temporary:
                 temporary.write_bytes(model.proto.SerializeToString())
     except OSError as error:
         problem = Problem("MODEL-WRITE", f"cannot be written: {error.strerror}", file=str(path))
@@ -74,22 +69,6 @@ def _has_external(model: Model) -> bool:
 def _weight_bytes(proto: onnx.ModelProto) -> int:
     # ByteSize of the whole message raises beyond 2 GiB
     return sum(map(inlined_size, proto.graph.initializer))
-
-
-@contextmanager
-def _staged(path: Path) -> Iterator[Path]:
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        # mkstemp makes private files; a model gets the mode any new file would get
-        mask = os.umask(0)
-        os.umask(mask)
-        temporary.chmod(0o666 & ~mask)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _weight_files(model: Model) -> set[Path]:
@@ -127,7 +106,7 @@ def external_locations(path: Path) -> frozenset[str]:
 def _save_with_data(model: Model, path: Path) -> None:
     data_path = _data_path(model, path)
     slim = onnx.ModelProto()
-    with _staged(path) as temporary, _staged(data_path) as data:
+    with staged(path) as temporary, staged(data_path) as data:
         with data.open("wb") as stream:
             _copy_without_weights(model.proto, slim)
             for tensor in model.proto.graph.initializer:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,9 @@ __all__ = [
     "OWN_FILES",
     "external_file",
     "is_external",
+    "linked_file",
     "nbytes",
+    "open_links",
     "read_tensor",
     "stored_wrong",
 ]
@@ -28,6 +32,8 @@ FLOAT_TYPES = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOU
 
 OWN_FILES: set[Path] = set()
 """Temporary files of ours that hold weights; they may lie outside a model's folder (``spool``)."""
+_LINKED: set[Path] = set()
+"""Data files behind links that lead out of a model's folder to where the model itself lies (``open_links``)."""
 
 _BITS: dict[int, int] = {
     TensorProto.INT4: 4,
@@ -69,6 +75,32 @@ def stored_wrong(tensor: TensorProto) -> str | None:
     return None if needed is None or held == needed else f"holds {held} {what}; its shape needs {needed}"
 
 
+def open_links(path: Path, tensors: Iterable[TensorProto]) -> None:
+    """Let a model that is a link have data files that are links too, into the folder that its own link leads to.
+
+    Caches keep files under their hashes in one folder and link to them from another (``blobs`` and ``snapshots`` of
+    Hugging Face). Places that leave the model's folder by their text stay closed.
+    """
+    if not path.is_symlink():
+        return
+    store, folder = Path(os.path.realpath(path)).parent, path.parent.resolve()
+    for location in {_location(tensor) for tensor in tensors if is_external(tensor)}:
+        named = Path(os.path.normpath(folder / location))
+        file = Path(os.path.realpath(named))
+        if named.is_relative_to(folder) and file.is_relative_to(store):
+            _LINKED.add(file)
+
+
+def linked_file(location: str, base_dir: Path) -> Path | None:
+    """The data file that ``open_links`` let in at this place; None where it lies in the folder itself."""
+    file = Path(os.path.realpath(base_dir / location)) if _LINKED else None
+    return file if file in _LINKED else None
+
+
+def _location(tensor: TensorProto) -> str:
+    return next((entry.value for entry in tensor.external_data if entry.key == "location"), "")
+
+
 def external_file(tensor: TensorProto, base_dir: Path | None) -> tuple[Path, int, int | None]:
     """File, offset and length of an external tensor.
 
@@ -84,8 +116,8 @@ def external_file(tensor: TensorProto, base_dir: Path | None) -> tuple[Path, int
         raise _external_problem(tensor, "has external data, but the model has no folder to look in", None)
     root = base_dir.resolve()
     file = (root / info.location).resolve()
-    if not file.is_relative_to(root):
-        raise _external_problem(tensor, f"points outside the model's folder: '{info.location}'", base_dir)
+    if not file.is_relative_to(root) and file not in _LINKED:
+        raise _outside(tensor, info.location, root, file)
     if not file.is_file():
         raise _external_problem(
             tensor, f"needs the external data file '{info.location}', which is missing", base_dir
@@ -113,19 +145,40 @@ def read_tensor(tensor: TensorProto, base_dir: Path | None) -> npt.NDArray[Any]:
         return numpy_helper.to_array(tensor)
     file, offset, _ = external_file(tensor, base_dir)
     if tensor.data_type in _BITS or 0 in tensor.dims:
-        return numpy_helper.to_array(tensor, base_dir=str(base_dir))
+        return numpy_helper.to_array(_read_whole(tensor, file, offset))
     dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
     mapped = np.memmap(file, dtype=dtype, mode="r", offset=offset, shape=(math.prod(tensor.dims),))
     return mapped.reshape(tuple(tensor.dims))
 
 
-def _external_problem(tensor: TensorProto, message: str, base_dir: Path | None) -> ModelError:
+def _read_whole(tensor: TensorProto, file: Path, offset: int) -> TensorProto:
+    whole = TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
+    with file.open("rb") as stream:
+        stream.seek(offset)
+        whole.raw_data = stream.read(nbytes(tensor) or 0)
+    return whole
+
+
+def _outside(tensor: TensorProto, location: str, root: Path, file: Path) -> ModelError:
+    if not (root / location).is_symlink():
+        return _external_problem(tensor, f"points outside the model's folder: '{location}'", root)
+    message = f"needs '{location}', a link that leads out of the model's folder, to '{file}'"
+    hint = "put the data file itself here, or make the model a link into the same folder too"
+    return _external_problem(tensor, message, root, hint)
+
+
+def _external_problem(
+    tensor: TensorProto,
+    message: str,
+    base_dir: Path | None,
+    hint: str = "keep the model and its data file together, in one folder",
+) -> ModelError:
     return ModelError(
         Problem(
             "MODEL-EXTERNAL",
             f"initializer '{tensor.name}' {message}",
             file=str(base_dir) if base_dir else None,
             tensor=tensor.name,
-            hint="keep the model and its data file together, in one folder",
+            hint=hint,
         )
     )
