@@ -191,3 +191,18 @@ def test_ranges_of_the_main_graph_say_nothing_about_a_body(tmp_path):
     other = branch("else", [helper.make_node("Identity", ["x"], ["e"])], "e")
     found = apply_rules(view(if_model(branch("then", inner, "t"), other)), rule, absmax(z=100.0))
     assert record(found).missing == ("absmax(z) unknown (no calibration for 'z')",)
+
+
+def test_a_square_that_is_divided_is_not_its_root_with_a_rest(rms):
+    squares = case("s = x * x\ns / Sqrt(ReduceMean(s, axes=[-1], keepdims=1) + 1e-6)", x="float [4, 8]")
+    assert find(rms, squares) == 0  # halving x in s would halve it twice in the quotient
+
+
+def test_a_value_read_as_two_names_is_not_set(tmp_path):
+    action = "replace: [{set: {a: a * 0.5}}]"
+    rule = load_text(rule_text("Exp(a + c) * Tanh(b + c)", action, vars="{c: const scalar}"), tmp_path)
+    once = case("h = x + 2.0\nExp(h) * Tanh(h)", x="float [8]")
+    found = apply_rules(view(once), rule, None)
+    assert record(found).reason == "a value to set is read under another name too"
+    twice = case("Exp(x + 2.0) * Tanh(x + 2.0)", x="float [8]")
+    assert find(rule, twice) == 1

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import onnx_graphsurgeon as gs
 
 from onnx_fp16fix.graph import ScopeView, ViewNode
-from onnx_fp16fix.language.terms import Use
+from onnx_fp16fix.language.terms import Term, Use
 
 __all__ = ["Binding", "Match", "State"]
 
@@ -47,7 +47,7 @@ class Match:
     root: ViewNode
     nodes: frozenset[int]
     bindings: Mapping[str, Binding]
-    rest: tuple[tuple[gs.Tensor, int], ...] = ()
+    rest: tuple[tuple[Term, int], ...] = ()
     rest_kind: str = "*"
     others: tuple[ViewNode, ...] = ()
 
@@ -62,7 +62,7 @@ class State(NamedTuple):
 
     bindings: dict[str, Binding]
     nodes: frozenset[int] = frozenset()
-    rest: tuple[tuple[gs.Tensor, int], ...] = ()
+    rest: tuple[tuple[Term, int], ...] = ()
     rest_kind: str = "*"
     others: tuple[ViewNode, ...] = ()
     depth: int = 0

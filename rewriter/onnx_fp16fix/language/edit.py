@@ -127,9 +127,10 @@ class ScopeEditor:
         assert variant.template is not None
         template = self._template(rule, match, facts, emitter)
         results = template.results(variant.template)
-        for tensor, weight in match.rest:
+        for term, weight in match.rest:
+            assert term.tensor is not None
             op = ("Mul", "Div") if match.rest_kind == "*" else ("Add", "Sub")
-            results[0] = emitter.call(op[weight < 0], "", [results[0], tensor.name], {})
+            results[0] = emitter.call(op[weight < 0], "", [results[0], term.tensor.name], {})
         return self._place(match, emitter, results)
 
     def _place(self, match: Match, emitter: Emitter, results: Sequence[str]) -> Edit:
@@ -216,6 +217,8 @@ class ScopeEditor:
             if not binding.uses:
                 raise Untranslatable(f"'{name}' is no input of a node")
             slots.update(dict.fromkeys(binding.uses, new))
+        if any(len([b for b in match.bindings.values() if slot in b.uses]) > 1 for slot in slots):
+            raise Untranslatable("a value to set is read under another name too")
         if any(index not in match.nodes for index, _ in slots):
             raise Untranslatable("a value to set is read outside the match")
         places = self._places(match, emitter)

@@ -6,7 +6,7 @@ a try that takes more than ``BUDGET`` steps is given up (and said so).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -105,11 +105,22 @@ class Matcher:
                     label = scope.nodes[index].label
                     return f"inner: the further output '{tensor.name}' of '{label}' is in use"
         captured = [b.tensor for b in match.bindings.values() if b.tensor is not None and not b.inner]
+        rest = [term for term, _ in match.rest]
+        if rest and (problem := self._read_as_rest_too(match, rest)):
+            return problem
         # what a name is bound to is stripped already
-        for tensor in (*captured, *(strip(tensor)[0] for tensor, _ in match.rest)):
+        for tensor in (*captured, *(strip(term.tensor)[0] for term in rest if term.tensor is not None)):
             maker = scope.producer(tensor)
             if maker is not None and maker.index in match.nodes:
                 return f"match: '{tensor.name}' would be an input of the match and made inside it"
+        return ""
+
+    def _read_as_rest_too(self, match: Match, rest: Sequence[Term]) -> str:
+        """``x * x`` may be x, with another x left over, and a square elsewhere in the pattern: x cannot be changed."""
+        left = {use for term in rest for use in term.uses}
+        for name, binding in match.bindings.items():
+            if not left.isdisjoint(binding.uses):
+                return f"match: '{name}' is read in one place as itself and as a further operand"
         return ""
 
     def _read_outside(self, match: Match) -> str:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
-import onnx_graphsurgeon as gs
-
 from onnx_fp16fix.language.bindings import State
 from onnx_fp16fix.language.combine import Tree, members, ratio
 from onnx_fp16fix.language.compare import close, weighed
@@ -150,14 +148,14 @@ class Joined:
         """Account for what the parts did not take: identities vanish, the rest of a root product or sum is kept."""
         left = tree.left(covered)
         allowed = at_root and pattern.kind in ("*", "+") and (not left or tree.is_spread(covered))
-        rest: list[tuple[gs.Tensor, int]] = []
+        rest: list[tuple[Term, int]] = []
         for index in left:
             node = tree.nodes[index]
             if not allowed or node.term.tensor is None or node.weight not in (1, -1):
                 if self.matcher.trace is not None:
                     self.matcher.trace.note(state, lambda: self._too_many(tree, left))
                 return None
-            rest.append((node.term.tensor, int(node.weight)))
+            rest.append((node.term, int(node.weight)))
         state = state.inside(tree.inner_nodes(covered))
         if not rest:
             return state
