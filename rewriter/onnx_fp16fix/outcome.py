@@ -14,10 +14,9 @@ from onnx_fp16fix.errors import Problem, UsageError, VerificationError
 from onnx_fp16fix.model import Model, load_model, save_model, with_weights
 from onnx_fp16fix.model.save import external_locations
 from onnx_fp16fix.model.tensors import nbytes
+from onnx_fp16fix.wording import spelled
 
 __all__ = ["Outcome", "describe_model"]
-
-_IN_PLACE = "write elsewhere, or ask for it: --in-place, or save(path, in_place=True)"
 
 
 @dataclass
@@ -86,9 +85,8 @@ class Outcome:
         result = self.require_accepted()
         source = self.run.model.path if self.run.model else None
         if source and not in_place and path.exists() and path.samefile(source):
-            raise UsageError(
-                Problem("USAGE-IN-PLACE", "this is the input model", file=str(path), hint=_IN_PLACE)
-            )
+            hint = f"write elsewhere, or ask for it: {spelled('in_place', True)}"
+            raise UsageError(Problem("USAGE-IN-PLACE", "this is the input model", file=str(path), hint=hint))
         if in_place:
             self.keep_lock()
         save_model(result, path)

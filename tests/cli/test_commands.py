@@ -64,7 +64,7 @@ def test_apply_takes_the_rules_first_and_stays_fp32(pipeline: FakePipeline, mode
     assert cli.main(["apply", "a.yaml,rules/", str(model), "--no-verify", "--tensorrt", "off"]) == 0
     ((name, args, options),) = pipeline.calls
     assert (name, args) == ("apply", (model, ["a.yaml", "rules/"], None))
-    assert (options["precision"], options["verify"], options["tensorrt"]) == ("fp32", False, "off")
+    assert (options["precision"], options["verify"], options["tensorrt"]) == (None, False, "off")
     assert model.with_name("model.fixed.onnx").exists()
 
 

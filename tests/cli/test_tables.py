@@ -63,7 +63,7 @@ def test_a_full_run_tells_model_findings_rules_plan_checks_and_file() -> None:
         "2 findings: 1 left, 1 fixed",
         "n[0]",
         "rules applied: NORM001 rms (3x)\n",
-        "plan: 12 tensors rescaled, 1 Mul added, 1 nodes kept in FP32 (1.0% of the work), 3 casts",
+        "plan: 12 tensors rescaled, 1 Mul added, 1 node kept in FP32 (1.0% of the work), 3 casts",
         "identical bits",
         "relative L2 error 3.00e-03",
         "builds, 95% of 20 layers FP16",

@@ -83,7 +83,7 @@ rules:
             "7:12: a pattern must be an operation; a name alone matches everything",
         ),
         (("match: Exp(x)", "match: Exp(x) | Log(y)"), "the alternatives of '|' must bind the same names"),
-        (("match: Exp(x)", "match: 'Exp(x, x, x)'"), "7:13: Exp takes at most 1 inputs, not 3"),
+        (("match: Exp(x)", "match: 'Exp(x, x, x)'"), "7:13: Exp takes at most 1 input, not 3"),
         (("match: Exp(x)", "match: Exp(x)\n    vars: {y: tensor}"), "8:12: 'y' is not a name of the pattern"),
         (("match: Exp(x)", "match: Exp(x)\n    vars: {x: tensr}"), "8:15: 'tensr' is not a kind"),
         (

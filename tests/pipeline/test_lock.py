@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -164,6 +166,43 @@ def test_the_command_writes_and_reads_it(files: Path, capsys: pytest.CaptureFixt
     lock.unlink()
     assert cli.main([*fix, "--no-lock"]) == 0
     assert not lock.exists()
+
+
+def test_a_lock_refuses_options_that_ask_for_something_else(
+    files: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lock = files / "l.yaml"
+    lock.write_text(onnx_fp16fix.fix(files / "m.onnx", {"x": X}, tensorrt="off").lock(), encoding="utf-8")
+    typed = onnx_fp16fix.apply(files / "m.onnx", lock, precision="fp16", io="fp32").model
+    assert typed == onnx_fp16fix.apply(files / "m.onnx", lock).model
+    with pytest.raises(UsageError, match="precision is 'fp32', and this lock makes 'fp16'"):
+        onnx_fp16fix.apply(files / "m.onnx", lock, precision="fp32")
+    options = ["--precision", "bf16", "--io", "fp16", "--margin", "4", "--explain-misses"]
+    assert cli.main(["apply", str(lock), str(files / "m.onnx"), *options]) == 2
+    told = capsys.readouterr().err
+    assert told.count("LOCK-OPTION") == 4
+    for what in (
+        "--precision is 'bf16', and this lock makes 'fp16'",
+        "--io is 'fp16'",
+        "--margin does not go",
+    ):
+        assert what in told
+
+
+def test_in_place_the_lock_names_the_model_that_was_there(
+    files: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, sha256 = files / "m.onnx", hashlib.sha256((files / "m.onnx").read_bytes()).hexdigest()
+    copy = shutil.copy(path, files / "copy.onnx")
+    command = ["fix", str(path), "--data", str(files / "d.npz"), "--tensorrt", "off", "--in-place"]
+    assert cli.main(command) == 0
+    assert "fits the model as it was before" in capsys.readouterr().err
+    lock = f"{path}.fp16fix.yaml"
+    assert cli.main(["apply", lock, str(path), "-o", str(files / "no.onnx")]) == 2
+    told = capsys.readouterr().err
+    assert f"this model is what the lock makes already: it was made for 'm.onnx' with sha256 {sha256}" in told
+    assert cli.main(["apply", lock, str(copy), "-o", str(files / "again.onnx")]) == 0
+    assert (files / "again.onnx").read_bytes() == path.read_bytes()
 
 
 def test_verification_of_a_locked_result(files: Path) -> None:

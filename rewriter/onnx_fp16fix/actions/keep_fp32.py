@@ -15,6 +15,7 @@ from onnx_fp16fix.language.operations import closest
 from onnx_fp16fix.language.registry import Call, ModelSite
 from onnx_fp16fix.language.request import PlanRequest
 from onnx_fp16fix.model import ScopePath
+from onnx_fp16fix.wording import counted
 
 __all__ = ["KeepFp32", "KeepParameters"]
 
@@ -47,7 +48,7 @@ class KeepFp32:
         if problems:
             raise RuleFileError(problems)
         nodes = tuple(known[name] for name in dict.fromkeys(wanted))
-        return PlanRequest(site.rule, nodes, (), f"kept in FP32: {len(nodes)} named nodes")
+        return PlanRequest(site.rule, nodes, (), f"kept in FP32: {counted(len(nodes), 'named node')}")
 
 
 def _index(view: GraphView) -> dict[str, tuple[ScopePath, int]]:

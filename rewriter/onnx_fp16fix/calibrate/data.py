@@ -21,6 +21,7 @@ import onnx
 from onnx_fp16fix.calibrate.inputs import Input, filled_inputs, model_inputs, random_feed
 from onnx_fp16fix.calibrate.loaders import Placed, data_error, read_polygraphy, run_script, split_script
 from onnx_fp16fix.errors import DataError, Problem
+from onnx_fp16fix.wording import counted
 
 __all__ = ["Dataset", "Feed", "Source", "open_data"]
 
@@ -262,7 +263,9 @@ def _fit(given: Any, item: Input, place: str) -> tuple[Array, Problem | None]:
     if np.issubdtype(value.dtype, np.floating) and not np.isfinite(value).all():
         bad = int(value.size - np.count_nonzero(np.isfinite(value)))
         return problem(
-            "DATA-NONFINITE", f"has {bad} NaN or Inf of {value.size} elements", "clean the data first"
+            "DATA-NONFINITE",
+            f"has {bad} NaN or Inf of {counted(value.size, 'element')}",
+            "clean the data first",
         )
     cast_value = _lossless(value, item.dtype)
     if cast_value is None:

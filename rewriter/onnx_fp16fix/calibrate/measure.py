@@ -26,6 +26,7 @@ from onnx_fp16fix.calibrate.steps import Budget
 from onnx_fp16fix.errors import DataError, Problem
 from onnx_fp16fix.progress import Progress, Silent
 from onnx_fp16fix.runtime import as_value
+from onnx_fp16fix.wording import counted
 
 __all__ = ["calibrate"]
 
@@ -121,7 +122,7 @@ def _fewer(data: Dataset, found: int, needed: int) -> DataError:
     return DataError(
         Problem(
             "RANGES-SAMPLES",
-            f"has {found} samples; the table to resume holds {needed} already",
+            f"has {counted(found, 'sample')}; the table to resume holds {needed} already",
             file=data.source,
             hint="resume with the data that the table was begun with",
         )

@@ -24,8 +24,7 @@ __all__ = ["command"]
 @options.output
 @options.data
 @options.ranges
-@options.precision("fp32")
-@options.io
+@options.types_of_apply
 @options.made_for
 @options.tolerance_by_type
 @options.margin

@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from onnx_fp16fix.document import BisectEntry, BlamedNode
+from onnx_fp16fix.wording import counted
 
 __all__ = ["bisect_lines"]
 
@@ -20,7 +21,7 @@ _MOST = 20
 def bisect_lines(entry: BisectEntry) -> Iterator[RenderableType]:
     """Table and sentences, in order."""
     yield (
-        f"output error with all of {entry.nodes} nodes in FP16: [bold]{_number(entry.error_fp16)}[/], "
+        f"output error with {_all(entry.nodes)} in FP16: [bold]{_number(entry.error_fp16)}[/], "
         f"tolerance {entry.tolerance:g}"
     )
     if not entry.ranking:
@@ -28,15 +29,23 @@ def bisect_lines(entry: BisectEntry) -> Iterator[RenderableType]:
         return
     yield _table(entry)
     if entry.cleared:
-        yield f"{entry.cleared} other nodes stay below {entry.negligible:.1g} together with their neighbours"
+        stay, their = ("stays", "its") if entry.cleared == 1 else ("stay", "their")
+        cleared = counted(entry.cleared, "other node")
+        yield f"{cleared} {stay} below {entry.negligible:.1g} together with {their} neighbours"
+    kept = len(entry.fp32_nodes)
+    tried = f"{counted(entry.trials, 'set')} tried, {counted(entry.recalled, 'measurement')} from the cache"
     many = "" if entry.minimal else "; [yellow]the trials ran out, it may be smaller[/]"
     yield (
-        f"[bold]{len(entry.fp32_nodes)} nodes[/] in FP32 bring the error to [bold]{_number(entry.error)}[/] "
-        f"({entry.trials} sets tried, {entry.recalled} measurements from the cache){many}"
+        f"[bold]{counted(kept, 'node')}[/] in FP32 {'brings' if kept == 1 else 'bring'} the error to "
+        f"[bold]{_number(entry.error)}[/] ({tried}){many}"
     )
     hidden = [blamed for blamed in entry.ranking[_MOST:] if blamed.kept]
     if hidden:
         yield f"kept as well: {escape(', '.join(blamed.node for blamed in hidden[:_MOST]))}"
+
+
+def _all(nodes: int) -> str:
+    return f"all of {nodes:,} nodes" if nodes > 1 else "its only node" if nodes else "no node"
 
 
 def _table(entry: BisectEntry) -> Table:

@@ -11,6 +11,7 @@ import click
 from onnx_fp16fix.cli import options
 from onnx_fp16fix.cli.execute import execute
 from onnx_fp16fix.errors import DataError, Problem, StoppedError
+from onnx_fp16fix.wording import counted
 
 if TYPE_CHECKING:
     from onnx_fp16fix.calibrate import RangeTable
@@ -102,7 +103,7 @@ def _stopped(path: Path, samples: int) -> StoppedError:
     return StoppedError(
         Problem(
             "INTERRUPTED",
-            f"interrupted; holds the first {samples} samples",
+            f"interrupted; holds the first {counted(samples, 'sample')}",
             file=str(path),
             hint=f"the same command with '--resume {path}' goes on from there",
         )

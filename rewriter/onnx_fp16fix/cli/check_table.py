@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from onnx_fp16fix.document import CheckEntry, Finding, WeightEntry, WeightsEntry
+from onnx_fp16fix.wording import counted
 
 __all__ = ["check_lines", "finding_lines"]
 
@@ -25,10 +26,14 @@ def check_lines(entry: CheckEntry) -> Iterator[RenderableType]:
         outputs = sorted(entry.naive.outputs, key=lambda o: -1.0 if o.rel_l2 is None else 1 / (1 + o.rel_l2))
         for output in outputs[:_MOST_OUTPUTS]:
             wrong = output.rel_l2 is None or output.rel_l2 > entry.tolerance
-            error = f"{output.nonfinite} elements not finite" if output.nonfinite else _number(output.rel_l2)
+            error = (
+                f"{counted(output.nonfinite, 'element')} not finite"
+                if output.nonfinite
+                else _number(output.rel_l2)
+            )
             yield f"  output {escape(output.name)}: [{'red' if wrong else 'green'}]{error}[/]"
         if len(outputs) > _MOST_OUTPUTS:
-            yield f"  and {len(outputs) - _MOST_OUTPUTS} more outputs"
+            yield f"  and {counted(len(outputs) - _MOST_OUTPUTS, 'more output')}"
         if entry.naive.first_nonfinite:
             harmless = f", {entry.harmless_overflows} harmless" if entry.harmless_overflows else ""
             yield (
@@ -44,8 +49,8 @@ def check_lines(entry: CheckEntry) -> Iterator[RenderableType]:
 def _weight_lines(weights: WeightsEntry) -> Iterator[RenderableType]:
     share = weights.below_normal / weights.elements
     yield (
-        f"[bold]weights:[/] of {weights.elements:,} elements {weights.beyond:,} are beyond FP16, "
-        f"{weights.below_normal:,} ({share:.1%}) lose bits, {weights.vanishing:,} vanish"
+        f"[bold]weights:[/] {counted(weights.elements, 'element')}, of these beyond FP16: {weights.beyond:,}, "
+        f"with bits lost: {weights.below_normal:,} ({share:.1%}), vanishing: {weights.vanishing:,}"
     )
     for entry in weights.worst[:_MOST_WEIGHTS]:
         yield f"  {escape(entry.name)}: {_counts(entry)}"
@@ -64,9 +69,10 @@ def finding_lines(findings: list[Finding]) -> Iterator[RenderableType]:
     if not findings:
         return
     kinds = Counter(finding.kind for finding in findings)
-    noun = "finding" if len(findings) == 1 else "findings"
     title = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
-    table = Table(title=f"{len(findings)} {noun}: {title}", title_justify="left", show_lines=True)
+    table = Table(
+        title=f"{counted(len(findings), 'finding')}: {title}", title_justify="left", show_lines=True
+    )
     table.add_column("kind\nrepair", overflow="fold", max_width=14)
     table.add_column("where\nwhat", overflow="fold")
     for finding in findings[:_MOST_FINDINGS]:

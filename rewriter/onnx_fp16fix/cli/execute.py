@@ -41,6 +41,12 @@ def execute(
             if text is not None and outcome.run.output is not None:
                 lock_path = target.path.with_name(f"{target.path.name}.fp16fix.yaml")
                 outcome.run.output.lock = str(write_text(lock_path, text))
+                if target.in_place:
+                    _warn(
+                        outcome,
+                        progress,
+                        f"{lock_path} fits the model as it was before: apply needs a copy of that",
+                    )
             if outcome.sidecars and outcome.run.output is not None:
                 folder = target.path.parent if sidecar is None else sidecar
                 written = [
@@ -53,3 +59,8 @@ def execute(
 
         show(outcome.run, timings=timings)
     return outcome.run.exit_code, outcome.run.to_json() if as_json else None
+
+
+def _warn(outcome: Outcome, progress: TerminalProgress, message: str) -> None:
+    progress.warn(message)
+    outcome.run.warnings.append(message)

@@ -31,7 +31,7 @@ class _Fix(click.Command):
 @options.output
 @options.data
 @options.ranges
-@options.precision("fp16")
+@options.precision
 @options.io
 @options.made_for
 @options.tolerance_or_floor

@@ -19,6 +19,7 @@ import click
 
 from onnx_fp16fix import __version__
 from onnx_fp16fix.errors import ModelError, Problem, UsageError, UserError
+from onnx_fp16fix.wording import options_spelled
 
 __all__ = ["main", "run"]
 
@@ -63,7 +64,7 @@ def main(args: Sequence[str]) -> int:
     problems: tuple[Problem, ...] = ()
     try:
         # a user's data script may print; stdout is for our one document
-        with redirect_stdout(sys.stderr):
+        with redirect_stdout(sys.stderr), options_spelled():
             code, data = _invoke_for_document(args)
     except (KeyboardInterrupt, click.Abort):
         code, problems = INTERRUPTED, (Problem("INTERRUPTED", "interrupted; no file was written"),)

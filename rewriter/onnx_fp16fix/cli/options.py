@@ -36,6 +36,7 @@ __all__ = [
     "tolerance",
     "tolerance_by_type",
     "tolerance_or_floor",
+    "types_of_apply",
     "wishes",
 ]
 
@@ -103,13 +104,11 @@ memory = click.option(
     metavar="SIZE",
     help="Memory that tensors may take at a time, beside the weights: 2GB, 512MiB.",
 )
-io = click.option(
-    "--io",
-    type=click.Choice(["fp32", "fp16", "bf16"]),
-    default="fp32",
-    show_default=True,
-    help="Type of float graph inputs and outputs: FP32, or that of --precision.",
-)
+_IO: dict[str, Any] = {
+    "type": click.Choice(["fp32", "fp16", "bf16"]),
+    "help": "Type of float graph inputs and outputs: FP32, or that of --precision.",
+}
+io = click.option("--io", default="fp32", show_default=True, **_IO)
 margin = click.option(
     "--margin",
     type=click.FloatRange(min=1),
@@ -235,15 +234,16 @@ allow = click.option(
 )
 
 
-def precision(default: str) -> Callable[[Command], Command]:
-    """``--precision`` with the command's own default."""
-    return click.option(
-        "--precision",
-        type=click.Choice(["fp16", "bf16", "fp32"]),
-        default=default,
-        show_default=True,
-        help="Types of the written model.",
-    )
+_PRECISION: dict[str, Any] = {
+    "type": click.Choice(["fp16", "bf16", "fp32"]),
+    "help": "Types of the written model.",
+}
+precision = click.option("--precision", default="fp16", show_default=True, **_PRECISION)
+_OF_LOCK = "fp32, of a lock file what it says"
+types_of_apply = _stack(
+    click.option("--precision", show_default=_OF_LOCK, **_PRECISION),
+    click.option("--io", show_default=_OF_LOCK, **_IO),
+)
 
 
 def split_rules(text: str) -> list[str]:

@@ -9,6 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from onnx_fp16fix.document import MissEntry, RuleEntry, RunDocument
+from onnx_fp16fix.wording import counted
 
 __all__ = ["rule_lines"]
 
@@ -22,7 +23,9 @@ def rule_lines(run: RunDocument, timings: bool) -> Iterator[RenderableType]:
 
 
 def _misses(misses: list[MissEntry]) -> Table:
-    table = Table(title=f"{len(misses)} rules changed nothing; where each came closest", title_justify="left")
+    table = Table(
+        title=f"{counted(len(misses), 'rule')} changed nothing; where each came closest", title_justify="left"
+    )
     for heading in ("rule", "fitted", "where", "what failed"):
         table.add_column(heading, overflow="fold")
     for miss in sorted(misses, key=lambda miss: (-(miss.fitted / (miss.size or 1)), miss.rule)):

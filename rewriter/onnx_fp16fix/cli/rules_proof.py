@@ -9,6 +9,7 @@ import click
 
 from onnx_fp16fix.cli import options
 from onnx_fp16fix.cli.rules import rules_document
+from onnx_fp16fix.wording import counted
 
 if TYPE_CHECKING:
     from onnx_fp16fix.proof import RuleProof
@@ -53,7 +54,7 @@ def test_command(
     if not quiet:
         broken = sum(not proof.passed for proof in proofs)
         click.echo(
-            f"{_rules(len(proofs))}, {broken} failed" if broken else f"{_rules(len(proofs))} proven", err=True
+            f"{counted(len(proofs), 'rule')} {f'tested, {broken} failed' if broken else 'proven'}", err=True
         )
     if not as_json:
         return code, None
@@ -61,15 +62,11 @@ def test_command(
     return code, rules_document("test", code, seed=seed, rules=entries)
 
 
-def _rules(count: int) -> str:
-    return "1 rule" if count == 1 else f"{count} rules"
-
-
 def _line(proof: RuleProof) -> str:
     checks = sum(proof.checks.values())
-    gaps = f", {len(proof.gaps)} known gaps" if proof.gaps else ""
+    gaps = f", {counted(len(proof.gaps), 'known gap')}" if proof.gaps else ""
     mark = "ok    " if proof.passed else "FAILED"
-    return f"{mark} {proof.rule} {proof.name}: {checks} checks{gaps}, {proof.seconds:.1f} s"
+    return f"{mark} {proof.rule} {proof.name}: {counted(checks, 'check')}{gaps}, {proof.seconds:.1f} s"
 
 
 def _details(proof: RuleProof) -> list[str]:
@@ -101,5 +98,5 @@ def lint_command(files: tuple[str, ...], as_json: bool, quiet: bool) -> tuple[in
     for problem in found:
         click.echo(str(problem), err=True)
     if not quiet:
-        click.echo(f"{_rules(len(rules))}, {len(found)} finding{'s' * (len(found) != 1)}", err=True)
+        click.echo(f"{counted(len(rules), 'rule')}, {counted(len(found), 'finding')}", err=True)
     return code, None

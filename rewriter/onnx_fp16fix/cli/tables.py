@@ -20,6 +20,7 @@ from onnx_fp16fix.document import (
     RunDocument,
     VerificationEntry,
 )
+from onnx_fp16fix.wording import counted
 
 __all__ = ["show"]
 
@@ -72,14 +73,14 @@ def _found(run: RunDocument) -> Iterator[RenderableType]:
 
 def _model_line(model: ModelEntry) -> str:
     name = escape(model.path or "model from memory")
-    return f"[bold]{name}[/]: {model.nodes:,} nodes, opset {model.opset}, {_size(model.initializer_bytes)} of weights"
+    weights = _size(model.initializer_bytes)
+    return f"[bold]{name}[/]: {counted(model.nodes, 'node')}, opset {model.opset}, {weights} of weights"
 
 
 def _findings_table(findings: list[Finding]) -> Table:
     counts = Counter(finding.status for finding in findings)
     title = ", ".join(f"{counts[status]} {status}" for status in _ORDER if counts[status])
-    noun = "finding" if len(findings) == 1 else "findings"
-    table = Table(title=f"{len(findings)} {noun}: {title}", title_justify="left")
+    table = Table(title=f"{counted(len(findings), 'finding')}: {title}", title_justify="left")
     for heading in ("status", "kind", "where", "what"):
         table.add_column(heading, overflow="fold")
     for finding in sorted(findings, key=lambda finding: _ORDER[finding.status])[:_MOST_FINDINGS]:
@@ -94,10 +95,10 @@ def _findings_table(findings: list[Finding]) -> Table:
 def _plan_line(plan: PlanEntry) -> str:
     share = "" if plan.fp32_flops_share is None else f" ({plan.fp32_flops_share:.1%} of the work)"
     parts = (
-        f"{plan.rescaled_tensors} tensors rescaled",
+        f"{counted(plan.rescaled_tensors, 'tensor')} rescaled",
         f"{plan.inserted_muls} Mul added",
-        f"{len(plan.fp32_nodes)} nodes kept in FP32{share}",
-        f"{plan.casts} casts",
+        f"{counted(len(plan.fp32_nodes), 'node')} kept in FP32{share}",
+        counted(plan.casts, "cast"),
     )
     return f"plan: {', '.join(parts)}"
 
@@ -120,7 +121,7 @@ def _checks(verification: VerificationEntry) -> list[tuple[str, str]]:
         rows.append(("FP32 against FP32", worst))
     if simulation := verification.fp16_sim:
         for output in simulation.outputs:
-            bad = f", {output.nonfinite} elements not finite" if output.nonfinite else ""
+            bad = f", {counted(output.nonfinite, 'element')} not finite" if output.nonfinite else ""
             rows.append(
                 (
                     f"simulated {half}: {output.name}",
@@ -136,7 +137,7 @@ def _checks(verification: VerificationEntry) -> list[tuple[str, str]]:
         share = (
             ""
             if trt.half_layer_share is None
-            else f", {trt.half_layer_share:.0%} of {trt.layers} layers {half}"
+            else f", {trt.half_layer_share:.0%} of {counted(trt.layers, 'layer')} {half}"
         )
         result = f"builds{share}" if trt.built else "; ".join(trt.errors)
         rows.append(
@@ -153,15 +154,20 @@ def _closing_line(run: RunDocument) -> str:
         return "[bold red]verification failed; nothing was written[/]"
     if run.output:
         also = "".join(f", {path}" for path in (run.output.lock, *run.output.sidecars) if path)
-        size = f"{_size(run.output.bytes)}, {run.output.nodes:,} nodes"
+        size = f"{_size(run.output.bytes)}, {counted(run.output.nodes, 'node')}"
         return f"[bold]wrote {escape(run.output.path)}[/] ({size}){escape(also)}"
     if isinstance(rules := run.summary.get("rules"), str):
-        return f"[bold]wrote {escape(rules)}[/] ({run.summary.get('fp32_nodes')} nodes kept in FP32)"
+        return f"[bold]wrote {escape(rules)}[/] ({counted(_count(run, 'fp32_nodes'), 'node')} kept in FP32)"
     if isinstance(ranges := run.summary.get("ranges"), str):
-        return f"[bold]wrote {escape(ranges)}[/] ({run.summary.get('tensors')} tensors)"
+        return f"[bold]wrote {escape(ranges)}[/] ({counted(_count(run, 'tensors'), 'tensor')})"
     if run.command == "verify":
         return "[bold]AFTER agrees with BEFORE[/]"
     return "[bold]something was found[/]" if run.status == "findings" else "[bold]nothing to repair[/]"
+
+
+def _count(run: RunDocument, name: str) -> int:
+    value = run.summary.get(name)
+    return value if isinstance(value, int) else 0
 
 
 def _number(value: float | None) -> str:

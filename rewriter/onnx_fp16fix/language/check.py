@@ -22,6 +22,7 @@ from onnx_fp16fix.language.expression import (
 )
 from onnx_fp16fix.language.guard import CONSTANTS, FACTS, MATH, NOTHING, Unknown
 from onnx_fp16fix.language.rule import Variable
+from onnx_fp16fix.wording import counted
 
 __all__ = ["Names", "check_guard", "check_template"]
 
@@ -134,8 +135,10 @@ def _check_call(call: Call, names: Names, problems: list[Problem]) -> None:
 
 def _check_count(call: Call, fewest: int, most: int, problems: list[Problem]) -> None:
     if not fewest <= len(call.args) <= most:
-        wanted = str(fewest) if fewest == most else f"{fewest} to {most}"
-        message = f"{call.function}() takes {wanted} arguments, not {len(call.args)}"
+        wanted = counted(most, "argument")
+        if fewest != most:
+            wanted = f"{fewest} to {wanted}"
+        message = f"{call.function}() takes {wanted}, not {len(call.args)}"
         problems.append(call.place.problem("RULE-CALL", message))
 
 

@@ -24,6 +24,7 @@ from onnx_fp16fix.language.pattern import (
 )
 from onnx_fp16fix.language.terms import whole
 from onnx_fp16fix.language.yaml_source import Place
+from onnx_fp16fix.wording import counted
 
 __all__ = ["Uses", "compile_pattern"]
 
@@ -258,7 +259,9 @@ class _Compiler:
             self.report(call.place, "RULE-OP", f"ONNX has no operator '{op}'", hint)
             return False
         if len(call.args) > operations.most_inputs(op):
-            message = f"{op} takes at most {operations.most_inputs(op)} inputs, not {len(call.args)}"
+            message = (
+                f"{op} takes at most {counted(operations.most_inputs(op), 'input')}, not {len(call.args)}"
+            )
             self.report(call.place, "RULE-OP", message)
             return False
         known = operations.attribute_names(op)

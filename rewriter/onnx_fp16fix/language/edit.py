@@ -25,6 +25,7 @@ from onnx_fp16fix.language.rule import Rule, Variant
 from onnx_fp16fix.language.sweep import sweep
 from onnx_fp16fix.language.template import Known, Ref, Template
 from onnx_fp16fix.model import Names, Patch
+from onnx_fp16fix.wording import counted
 
 __all__ = ["Edit", "ScopeEditor"]
 
@@ -137,7 +138,7 @@ class ScopeEditor:
         outputs = [root.outputs[0].name for root in match.roots]
         if len(results) != len(outputs):
             raise Untranslatable(
-                f"the pattern has {len(outputs)} roots, the replacement {len(results)} results"
+                f"the pattern has {counted(len(outputs), 'root')}, the replacement {counted(len(results), 'result')}"
             )
         made: dict[str, str] = {}
         for result, output in zip(results, outputs, strict=True):

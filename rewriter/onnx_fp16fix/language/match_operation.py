@@ -11,6 +11,7 @@ from onnx_fp16fix.language.expression import Expr, Name
 from onnx_fp16fix.language.operations import default_attributes
 from onnx_fp16fix.language.pattern import Operation, Wild
 from onnx_fp16fix.language.terms import Reading, Term
+from onnx_fp16fix.wording import counted
 
 if TYPE_CHECKING:
     from onnx_fp16fix.language.match import Matcher
@@ -50,7 +51,9 @@ class Operations:
             elif not rest:
                 yield state
             elif trace is not None:
-                trace.note(state, lambda: f"match: {self._at(reading)} has {len(rest)} more inputs")
+                trace.note(
+                    state, lambda: f"match: {self._at(reading)} has {counted(len(rest), 'more input')}"
+                )
             return
         term = reading.args[slot] if slot < len(reading.args) else None
         if term is None:

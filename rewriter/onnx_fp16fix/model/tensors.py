@@ -15,6 +15,7 @@ from onnx import TensorProto, numpy_helper
 from onnx.external_data_helper import ExternalDataInfo
 
 from onnx_fp16fix.errors import ModelError, Problem
+from onnx_fp16fix.wording import counted
 
 __all__ = [
     "FLOAT_TYPES",
@@ -127,7 +128,7 @@ def external_file(tensor: TensorProto, base_dir: Path | None) -> tuple[Path, int
     length = _number(info.length) or needed
     if length is not None and needed is not None and length < needed:
         raise _external_problem(
-            tensor, f"has {length} bytes of external data; its shape needs {needed}", base_dir
+            tensor, f"has {counted(length, 'byte')} of external data; its shape needs {needed}", base_dir
         )
     if length is not None and offset + length > file.stat().st_size:
         raise _external_problem(tensor, f"reaches beyond the end of '{info.location}'", base_dir)

@@ -16,6 +16,7 @@ from onnx_fp16fix.pipeline.nonfinite import measured_nonfinite, nonfinite_text
 from onnx_fp16fix.pipeline.prepare import ModelSource, Run
 from onnx_fp16fix.progress import Progress, Silent
 from onnx_fp16fix.simulate import Half, Mode
+from onnx_fp16fix.wording import spelled
 
 if TYPE_CHECKING:
     from onnx_fp16fix.pipeline.repair import TensorRTMode
@@ -63,7 +64,8 @@ def verify(
     run.document.verification = entry = verified.entry
     if not verified.judged:
         entry.not_checked.append(
-            "fp16: the second model is FP32: its error in FP16 decides nothing, --as fp16 judges it"
+            "fp16: the second model is FP32: its error in FP16 decides nothing, "
+            f"{spelled('as_type', 'fp16')} judges it"
         )
     if verified.simulation.incomparable and (found := measured_nonfinite(run, run.model)):
         run.warn(found)

@@ -15,6 +15,7 @@ from onnx_fp16fix.pipeline.prepare import Run, inline_functions
 from onnx_fp16fix.pipeline.state import Emitted, State
 from onnx_fp16fix.simulate import SimulationReport
 from onnx_fp16fix.verify import Tolerances, verify_models
+from onnx_fp16fix.wording import spelled
 
 __all__ = ["TensorRTMode", "conclude"]
 
@@ -66,7 +67,7 @@ def conclude(
             state.view, inline_functions(run.model).proto.graph, verified.simulation, state.half_type
         )
     else:
-        run.warn("not verified: --no-verify writes the result without proof")
+        run.warn(f"not verified: {spelled('verify', False)} writes the result without proof")
     outcome = run.finish(_status(findings), emitted.result)
     outcome.sidecars = emitted.sidecars
     return outcome

@@ -17,6 +17,7 @@ from onnx_fp16fix.pipeline.simulated import error_facts
 from onnx_fp16fix.plan.facts import Facts
 from onnx_fp16fix.plan.tolerate import overflow_tolerant
 from onnx_fp16fix.simulate import SimulationReport
+from onnx_fp16fix.wording import counted
 
 __all__ = [
     "annotate",
@@ -91,7 +92,7 @@ def output_findings(
             severity="error",
             status="available" if repairable else "left",
             message=(
-                f"plain {half.label} makes {output.nonfinite} elements of output '{output.name}' not finite"
+                f"plain {half.label} makes {counted(output.nonfinite, 'element')} of output '{output.name}' not finite"
                 if output.nonfinite
                 else f"plain {half.label} makes output '{output.name}' wrong by {output.rel_l2:.3g} (relative L2)"
             ),

@@ -16,6 +16,7 @@ from onnx_fp16fix.half import FP16, FloatType
 from onnx_fp16fix.pipeline.places import place_of
 from onnx_fp16fix.plan import Plan, Risk
 from onnx_fp16fix.simulate import SimulationReport, matching_bodies
+from onnx_fp16fix.wording import counted
 
 __all__ = ["constant_findings", "left_findings", "nan_findings", "plan_findings", "resized_findings"]
 
@@ -83,7 +84,7 @@ def nan_findings(main: ScopeView, ranges: RangeTable) -> list[Finding]:
                         kind="nan",
                         severity="info",
                         status="skipped",
-                        message=f"'{tensor.name}' has {entry.nonfinite} non-finite values in FP32 already",
+                        message=f"'{tensor.name}' has {counted(entry.nonfinite, 'non-finite value')} in FP32 already",
                         scope=place_of(scope),
                         node=node.label,
                         tensor=tensor.name,

@@ -37,7 +37,8 @@ AnyMessage = TypeVar("AnyMessage", bound=Message)
 @dataclass(frozen=True)
 class Lock:
     """``model`` and ``result`` are content digests; ``verified`` tells whether the result was proven when it was made,
-    ``status`` how that run ended; ``fp16`` and ``fp32`` are the tolerances it was held to."""
+    ``status`` how that run ended; ``fp16`` and ``fp32`` are the tolerances it was held to. ``file`` and ``sha256`` tell
+    people which file the model was."""
 
     model: str
     result: str
@@ -50,6 +51,13 @@ class Lock:
     fp16: float = 1e-2
     fp32: float = 1e-5
     version: str = __version__
+    file: str = ""
+    sha256: str = ""
+
+    def origin(self) -> str:
+        """``'m.onnx' with sha256 ...``, the model that the lock was made for; empty where the lock does not say."""
+        name = f"'{self.file}'" if self.file else "a model"
+        return f"{name} with sha256 {self.sha256}" if self.sha256 else ""
 
 
 def find_lock(rules: object) -> Path | None:
@@ -68,7 +76,7 @@ def lock_text(lock: Lock, scope: ScopeView) -> str:
     document = {
         "schema": LOCK,
         "tool": {"name": "onnx-fp16fix", "version": lock.version},
-        "model": {"digest": lock.model},
+        "model": {"file": lock.file, "sha256": lock.sha256, "digest": lock.model},
         "result": {
             "digest": lock.result, "precision": lock.precision, "io": lock.io, "status": lock.status,
             "verified": lock.verified, "tolerance": lock.fp16, "fp32_tolerance": lock.fp32,
@@ -98,6 +106,8 @@ def read_lock(path: Path) -> Lock:
             fp16=float(result["tolerance"]),
             fp32=float(result["fp32_tolerance"]),
             version=document["tool"]["version"],
+            file=str(document["model"].get("file", "")),
+            sha256=str(document["model"].get("sha256", "")),
         )
     except (
         LookupError,

@@ -13,6 +13,7 @@ from onnx_fp16fix.pipeline.prepare import Run
 from onnx_fp16fix.pipeline.state import State, by_scope
 from onnx_fp16fix.plan import Place, Plan, make_plan
 from onnx_fp16fix.plan.bodies import executions
+from onnx_fp16fix.wording import spelled
 
 __all__ = ["budget_findings", "planned", "settle"]
 
@@ -35,7 +36,7 @@ def settle(run: Run, state: State, *, force: bool) -> State:
         return replace(state, plan=_roomy(state, state.wished, free))
     bad, label = _impossible(state, against), state.half_type.label
     if bad and not force:
-        hint = "leave it out, or obey at your own risk: force=True (--force)"
+        hint = f"leave it out, or obey at your own risk: {spelled('force', True)}"
         raise UsageError(
             [
                 Problem(

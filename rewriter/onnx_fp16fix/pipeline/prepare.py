@@ -21,15 +21,12 @@ from onnx_fp16fix.outcome import Outcome, describe_model
 from onnx_fp16fix.progress import Progress
 from onnx_fp16fix.range_file import load_ranges
 from onnx_fp16fix.simulate import Mode
+from onnx_fp16fix.wording import counted, spelled
 
 __all__ = ["ModelSource", "Run", "calibrated", "inline_functions"]
 
 ModelSource = str | Path | onnx.ModelProto
 
-_RANDOM_DATA = (
-    "no data given: ranges come from seeded random inputs and may be far from those of real data; "
-    "give real samples with --data"
-)
 _HALF_ALREADY = (
     "most weights of this model are 16-bit already: what they lost is not seen here, and it stands for FP32 below; "
     "start from the FP32 model where there is one"
@@ -67,14 +64,17 @@ class Run:
         self.document.data = DataEntry(source=self.dataset.source, samples=0, random=self.dataset.random)
         self.table = None if self.ranges is None else self._load_ranges(self.ranges)
         if self.dataset.random and self.table is None and self.measures:
-            self.warn(_RANDOM_DATA)
+            self.warn(
+                "no data given: ranges come from seeded random inputs and may be far from those of real data; "
+                f"give real samples with {spelled('data')}"
+            )
 
     def _load_ranges(self, path: str | Path) -> RangeTable:
         """The table of an earlier calibration, with a warning for whatever makes it worth less."""
         assert self.document.model is not None
         table = load_ranges(path, self.document.model.sha256)
         if not table.complete:
-            self.warn(f"{path} is of an interrupted run and holds its first {table.samples} samples only")
+            self.warn(f"{path} is of an interrupted run and holds {counted(table.samples, 'sample')} only")
         if table.random:
             self.warn(f"{path} was measured on random inputs and may be far from real data")
         if self.dataset.random:

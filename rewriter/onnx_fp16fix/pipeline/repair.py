@@ -177,8 +177,8 @@ def apply(
     data: Source = None,
     *,
     ranges: str | Path | None = None,
-    precision: Precision = "fp32",
-    io: Io = "fp32",
+    precision: Precision | None = None,
+    io: Io | None = None,
     target: str | None = None,
     tolerance: float | None = None,
     margin: float = 2.0,
@@ -194,21 +194,23 @@ def apply(
 ) -> Outcome:
     """Apply the named rules and nothing else; options as in ``fix``. Or a lock file: do what ``fix`` did.
 
+    ``precision`` and ``io``: None is "fp32", and with a lock what that says. A lock decides all else too: options that
+    ask for something other than it makes raise UsageError (LOCK-OPTION); ``tolerance`` is for its verification.
     Where no rule matches, the result is the input, byte for byte. FP32 islands that rules ask for exist in a typed
     model only (``precision="fp16"``): a FP32 model cannot hold them. A rule of the user's own whose quick proof fails
     is refused unless ``trust_rules``. ``allow``: as in ``fix``. ``explain_misses``: for each rule that is applied
     nowhere, look for the place where it came closest (``run.misses``).
     """
+    lock = find_lock(rules)
+    asked = {
+        "precision": precision, "io": io, "ranges": ranges, "target": target, "allow": allow,
+        "margin": None if margin == 2.0 else margin, "explain_misses": explain_misses or None,
+    }  # fmt: skip
+    types = {"precision": precision or "fp32", "io": io or "fp32"} if lock is None else {}
     check_arguments(
-        precision=precision,
-        io=io,
-        tensorrt=tensorrt,
-        kernels=kernels,
-        tolerance=tolerance,
-        margin=margin,
-        samples=samples,
+        tensorrt=tensorrt, kernels=kernels, tolerance=tolerance, margin=margin, samples=samples, **types
     )
-    if (lock := find_lock(rules)) is not None:
+    if lock is not None:
         return replay(
             lock,
             model,
@@ -219,7 +221,10 @@ def apply(
             kernels=kernels,
             tensorrt=tensorrt,
             progress=progress,
+            tolerance=tolerance,
+            asked={name: value for name, value in asked.items() if value is not None},
         )
+    precision, io = precision or "fp32", io or "fp32"
     if rules is None or (not isinstance(rules, (str, Path)) and not rules):
         raise UsageError(Problem("USAGE-RULES", "apply needs rules: a file, a folder or pack:NAME"))
     chosen, half = load_all(rules), type_for(precision)

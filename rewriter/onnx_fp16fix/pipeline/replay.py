@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from onnx_fp16fix import __version__
 from onnx_fp16fix.calibrate import RangeTable, Source
-from onnx_fp16fix.errors import Problem, RuleFileError
+from onnx_fp16fix.errors import Problem, RuleFileError, UsageError
 from onnx_fp16fix.graph import build_view
 from onnx_fp16fix.model import Model, Patch, apply_patches
 from onnx_fp16fix.model.digest import content_digest
@@ -19,6 +21,7 @@ from onnx_fp16fix.plan.channel_scales import ChannelScale, scale_channels
 from onnx_fp16fix.progress import Progress
 from onnx_fp16fix.simulate import Mode
 from onnx_fp16fix.verify import Tolerances
+from onnx_fp16fix.wording import spelled
 
 __all__ = ["locked", "replay"]
 
@@ -33,8 +36,10 @@ def locked(
     limits: Tolerances,
 ) -> Outcome:
     """The outcome of ``fix`` with its lock file, whose text is made when it is asked for."""
-    verification, tolerance = run.document.verification, limits.fp16
+    verification, tolerance, model = run.document.verification, limits.fp16, run.document.model
     assert tolerance is not None
+    assert model is not None
+    file, sha256 = Path(model.path).name if model.path else "", model.sha256
 
     def text() -> str:
         lock = Lock(
@@ -48,6 +53,8 @@ def locked(
             verification is not None and verification.passed,
             tolerance,
             limits.fp32,
+            file=file,
+            sha256=sha256,
         )
         return lock_text(lock, state.scope)
 
@@ -66,19 +73,20 @@ def replay(
     kernels: Mode,
     tensorrt: TensorRTMode,
     progress: Progress,
+    tolerance: float | None = None,
+    asked: Mapping[str, object] = MappingProxyType({}),
 ) -> Outcome:
     """The model that ``fix`` made when it wrote the lock.
 
     It is verified where data are given, and where it is not the very result that ``fix`` had; else that result's own
-    verification counts. Raises RuleFileError (LOCK-MODEL) for another model.
+    verification counts. ``tolerance``: in place of the lock's. ``asked``: other options that users gave, by keyword.
+    Raises RuleFileError (LOCK-MODEL) for another model, UsageError (LOCK-OPTION) for what the lock has decided.
     """
     lock = read_lock(path)
+    _refuse_options(lock, path, asked)
     run = Run("apply", model, data, progress, samples, seed, measures=False, kernels=kernels)
-    if content_digest(run.model) != lock.model:
-        hint = "fix this model anew, or give the model that the lock was made for"
-        raise RuleFileError(
-            Problem("LOCK-MODEL", "this lock belongs to another model", file=str(path), hint=hint)
-        )
+    if (digest := content_digest(run.model)) != lock.model:
+        raise _other_model(lock, path, digest)
     if lock.version != __version__:
         run.warn(f"the lock was written by version {lock.version}, this is {__version__}")
     try:
@@ -95,16 +103,47 @@ def replay(
         raise RuleFileError(problem) from error
     same = content_digest(emitted.result) == lock.result
     if verify and (data is not None or not same):
-        return conclude(run, state, emitted, Tolerances(lock.fp16, lock.fp32), verify, tensorrt)
+        limits = Tolerances(lock.fp16 if tolerance is None else tolerance, lock.fp32)
+        return conclude(run, state, emitted, limits, verify, tensorrt)
     if not same:
         run.warn("the result is not the one that the lock was written for, and was not verified")
     elif not lock.verified:
         run.warn("fix did not verify this result when it wrote the lock")
+    if tolerance is not None and data is None:
+        run.warn(
+            f"{spelled('tolerance')} decides nothing: without {spelled('data')} the result is not verified again"
+        )
     if lock.status == "findings":
         run.warn("fix left findings when it wrote this lock; its own report names them")
     outcome = run.finish(lock.status, emitted.result)
     outcome.sidecars = emitted.sidecars
     return outcome
+
+
+def _refuse_options(lock: Lock, path: Path, asked: Mapping[str, object]) -> None:
+    decided = {"precision": lock.precision, "io": lock.io}
+    problems = []
+    for name, value in asked.items():
+        if name not in decided:
+            found = f"{spelled(name)} does not go with a lock file: it holds what was decided already"
+            problems.append(Problem("LOCK-OPTION", found, file=str(path)))
+        elif value != decided[name]:
+            found = f"{spelled(name)} is {value!r}, and this lock makes {decided[name]!r}"
+            hint = f"leave {spelled(name)} out, or let fix make another lock"
+            problems.append(Problem("LOCK-OPTION", found, file=str(path), hint=hint))
+    if problems:
+        raise UsageError(problems)
+
+
+def _other_model(lock: Lock, path: Path, digest: str) -> RuleFileError:
+    origin = f": it was made for {lock.origin()}" if lock.origin() else ""
+    if digest == lock.result:
+        found = f"this model is what the lock makes already{origin}"
+        hint = "nothing is left to do; to make it again, give the model from before"
+    else:
+        found = f"this lock belongs to another model{origin}"
+        hint = "fix this model anew, or give the model that the lock was made for"
+    return RuleFileError(Problem("LOCK-MODEL", found, file=str(path), hint=hint))
 
 
 def _redone(model: Model, step: Step) -> Model:

@@ -16,6 +16,7 @@ from onnx_fp16fix.graph import GraphView, ScopeView, ViewNode, in_order
 from onnx_fp16fix.half import FP16, FloatType
 from onnx_fp16fix.pipeline.places import key_of, place_of
 from onnx_fp16fix.simulate import SimulationReport, TensorError
+from onnx_fp16fix.wording import counted
 
 __all__ = ["error_facts", "simulated_findings", "strayed_findings"]
 
@@ -177,8 +178,8 @@ def strayed_findings(strayed: Mapping[str, tuple[int, int]], half: FloatType) ->
             kind="precision",
             severity="warning",
             status="left",
-            message=f"runs {runs[0]} times in FP32 and {runs[1]} times in plain {half.label}: its condition depends on "
-            "values that are rounded",
+            message=f"runs {counted(runs[0], 'time')} in FP32 and {counted(runs[1], 'time')} in plain {half.label}: "
+            "its condition depends on values that are rounded",
             scope=scope,
             facts={"runs_fp32": runs[0], f"runs_{half.name}": runs[1]},
         )

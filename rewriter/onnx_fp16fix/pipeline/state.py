@@ -21,6 +21,7 @@ from onnx_fp16fix.pipeline.prepare import Run
 from onnx_fp16fix.plan import Place, Plan
 from onnx_fp16fix.plan.facts import Facts
 from onnx_fp16fix.sidecar import named_layers, sidecar_texts
+from onnx_fp16fix.wording import counted, spelled
 
 __all__ = ["Emitted", "Io", "Precision", "State", "by_scope", "emit", "type_for"]
 
@@ -140,8 +141,9 @@ def emit(run: Run, state: State, precision: Precision, io: Io) -> Emitted:
         fp32_model, layers = named_layers(fp32_model, fp32_nodes, bodies)
         result, sidecars = fp32_model, sidecar_texts(layers)
     if precision == "fp32" and kept:
+        typed = spelled("precision", "fp16")
         run.warn(
-            f"{kept} nodes must stay in FP32; a FP32 model cannot say so, its sidecar files and --precision fp16 do"
+            f"{counted(kept, 'node')} must stay in FP32; an FP32 model cannot say so, its sidecar files and {typed} do"
         )
     half = None if precision == "fp32" else state.half_type
     return Emitted(result, fp32_model, exponents, findings, sidecars, half)

@@ -9,6 +9,7 @@ from onnx_fp16fix.errors import Problem, RuleFileError
 from onnx_fp16fix.language import Rule, load_rules, packs
 from onnx_fp16fix.pipeline.prepare import Run
 from onnx_fp16fix.proof import prove
+from onnx_fp16fix.wording import spelled
 
 __all__ = ["refuse_unproven"]
 
@@ -33,7 +34,8 @@ def refuse_unproven(run: Run, rules: Sequence[Rule], sources: str | Path | Seque
         for failure in proof.failures:
             file, _, line = failure.place.rpartition(":")
             message = f"{proof.rule} fails its proof ({failure.step}): {failure.message}"
-            hint = f"'onnx-fp16fix rules test {file}' shows all of it; --trust-rules applies it nevertheless"
+            trusting = spelled("trust_rules", True)
+            hint = f"'onnx-fp16fix rules test {file}' shows all of it; {trusting} applies it nevertheless"
             problems.append(Problem("RULE-PROOF", message, file=file, line=int(line), hint=hint))
     if problems:
         raise RuleFileError(problems)

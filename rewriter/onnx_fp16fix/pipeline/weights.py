@@ -12,6 +12,7 @@ from onnx_fp16fix.calibrate.statistics import measure_array
 from onnx_fp16fix.document import Finding, WeightEntry, WeightsEntry
 from onnx_fp16fix.graph import GraphView, ScopeView, ViewNode, in_order
 from onnx_fp16fix.pipeline.places import place_of
+from onnx_fp16fix.wording import counted
 
 __all__ = ["measure_weights", "weight_findings"]
 
@@ -105,10 +106,12 @@ def weight_findings(weights: WeightsEntry) -> list[Finding]:
 
 
 def _message(entry: WeightEntry) -> str:
+    elements = f"{counted(entry.elements, 'element')} of '{entry.name}'"
     if entry.beyond:
-        share = f"{entry.beyond} of {entry.elements} elements"
-        return f"{share} of '{entry.name}' are beyond FP16, up to {entry.absmax:.4g}"
+        are = "is" if entry.beyond == 1 else "are"
+        return f"{entry.beyond:,} of {elements} {are} beyond FP16, up to {entry.absmax:.4g}"
+    lose = "loses" if entry.below_normal == 1 else "lose"
     return (
-        f"{entry.below_normal} of {entry.elements} elements of '{entry.name}' lose bits below {fp16.MIN_NORMAL:.2g}, "
-        f"{entry.vanishing} of them vanish"
+        f"{entry.below_normal:,} of {elements} {lose} bits below {fp16.MIN_NORMAL:.2g}; of them vanish: "
+        f"{entry.vanishing:,}"
     )

@@ -15,6 +15,7 @@ from onnx_fp16fix.graph import GraphView, ScopeView
 from onnx_fp16fix.language import EQUAL
 from onnx_fp16fix.language.operations import closest, is_known, similar_ops
 from onnx_fp16fix.plan import Place
+from onnx_fp16fix.wording import spelled
 
 __all__ = ["Names", "Targets", "Wishes", "gather_wishes"]
 
@@ -59,16 +60,16 @@ class Wishes:
         nodes = {(node.scope, node.index): node.label for node in found}
         ops = {(node.scope, node.index): node.op for node in found}
         keep = {
-            **_by_op(ops, self.keep_fp32_ops, "keep_fp32_ops", problems),
-            **_by_name(nodes, self.keep_fp32, "keep_fp32", problems),
+            **_by_op(ops, self.keep_fp32_ops, spelled("keep_fp32_ops"), problems),
+            **_by_name(nodes, self.keep_fp32, spelled("keep_fp32"), problems),
         }
         half = {
-            **_by_op(ops, self.force_fp16_ops, "force_fp16_ops", problems),
-            **_by_name(nodes, self.force_fp16, "force_fp16", problems),
+            **_by_op(ops, self.force_fp16_ops, spelled("force_fp16_ops"), problems),
+            **_by_name(nodes, self.force_fp16, spelled("force_fp16"), problems),
         }
         both = [index for index in keep if index in half]
         if both and not self.force:
-            hint = "make one of them narrower; force=True (--force) lets FP16 win"
+            hint = f"make one of them narrower; {spelled('force', True)} lets FP16 win"
             problems += [_contradiction(nodes[i], f"{keep[i]}, but {half[i]}", hint) for i in both]
         if problems:
             raise UsageError(problems)
@@ -92,7 +93,9 @@ class Wishes:
             meant = [key for key in known if _is_called(pattern, key)]
             found.update((name, _bounded(found.get(name), limit)) for name in meant)
             if not meant:
-                problems.append(_nothing(f"limits: no tensor is called '{pattern}'", pattern, known))
+                problems.append(
+                    _nothing(f"{spelled('limits')}: no tensor is called '{pattern}'", pattern, known)
+                )
         if problems and strict:
             raise UsageError(problems)
         return replace(ranges, tensors=found)
@@ -117,21 +120,26 @@ def gather_wishes(
         try:
             re.compile(pattern)
         except re.error as error:
-            found = f"{option}: '{pattern}' is no regular expression: {error}"
+            found = f"{spelled(option)}: '{pattern}' is no regular expression: {error}"
             problems.append(
                 Problem("USAGE-VALUE", found, hint="put a \\ before . * + ? ( ) [ ] that you mean")
             )
     for pattern, limit in limits.items():
         if not 0 < limit < math.inf:
-            problems.append(Problem("USAGE-VALUE", f"limits: '{pattern}' is {limit!r}; it must be positive"))
+            found = f"{spelled('limits')}: '{pattern}' is {limit!r}; it must be positive"
+            problems.append(Problem("USAGE-VALUE", found))
     if max_fp32_flops is not None and not 0 <= max_fp32_flops <= 1:
-        found = f"max_fp32_flops is {max_fp32_flops!r}; it must be a share between 0 and 1"
+        found = f"{spelled('max_fp32_flops')} is {max_fp32_flops!r}; it must be a share between 0 and 1"
         problems.append(Problem("USAGE-VALUE", found))
     allowed = None if allow is None else frozenset(_several(allow))
     for name in sorted((allowed or frozenset()) - set(EQUAL)):
         expected = ", ".join(EQUAL)
         problems.append(
-            Problem("USAGE-VALUE", f"allow: '{name}' is none of {expected}", hint=closest(name, EQUAL))
+            Problem(
+                "USAGE-VALUE",
+                f"{spelled('allow')}: '{name}' is none of {expected}",
+                hint=closest(name, EQUAL),
+            )
         )
     if problems:
         raise UsageError(problems)

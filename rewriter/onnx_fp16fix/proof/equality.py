@@ -13,6 +13,7 @@ from onnx_fp16fix.language import Rule
 from onnx_fp16fix.proof.inputs import Sample
 from onnx_fp16fix.proof.trial import Trial, values_of
 from onnx_fp16fix.runtime import Array, Session, open_session
+from onnx_fp16fix.wording import counted
 
 __all__ = ["allowed", "compare", "in_double"]
 
@@ -84,14 +85,15 @@ def _difference(actual: Array, true: Array, limit: float, scale: float) -> str |
         return f"is {actual.dtype} {list(actual.shape)} instead of {true.dtype} {list(true.shape)}"
     if true.dtype.kind != "f":
         differing = int((actual != true).sum())
-        return f"differs in {differing} of {true.size} elements" if differing else None
+        return f"differs in {differing} of {counted(true.size, 'element')}" if differing else None
     known = np.isfinite(true)
     if not limit:
         wrong = known & (actual != true)
         if not wrong.any():
             return None
         place = np.unravel_index(int(np.argmax(wrong)), true.shape)
-        return f"has other bits in {int(wrong.sum())} of {true.size} elements: {actual[place]!r}, not {true[place]!r}"
+        share = f"{int(wrong.sum())} of {counted(true.size, 'element')}"
+        return f"has other bits in {share}: {actual[place]!r}, not {true[place]!r}"
     with np.errstate(all="ignore"):
         error = np.where(known, np.abs(actual.astype(np.float64) - true.astype(np.float64)), 0.0)
     worst = float(error.max()) if error.size else 0.0

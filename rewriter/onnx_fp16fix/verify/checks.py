@@ -33,6 +33,7 @@ from onnx_fp16fix.simulate import (
     compare_simulated,
 )
 from onnx_fp16fix.verify.backends import onnxruntime, tensorrt
+from onnx_fp16fix.wording import spelled
 
 __all__ = ["Tolerances", "Verified", "simulation_check", "usual_tolerance", "verify_models"]
 
@@ -103,7 +104,7 @@ def verify_models(
     found = half or _half_of(after)
     typed, half = found is not None, found or HALF_TYPES[as_type or "fp16"]
     if typed and as_type is not None:
-        hint = "its types say what it is; --as is for FP32 models"
+        hint = f"its types say what it is; {spelled('as_type')} is for FP32 models"
         raise UsageError(Problem("USAGE-AS", "the second model is FP16 or BF16 already", hint=hint))
     if fp32_after is None and not typed:
         fp32_after = after
