@@ -134,7 +134,8 @@ class Finding(_Section):
 
     ``rule`` is null for what the planner found; ``scope`` is the path of the subgraph ("" is the main graph);
     ``facts`` are the measured numbers it rests on and ``missing`` the facts a rule wanted and did not get;
-    ``repaired_by`` names what would repair it: "plan" and ids of rules.
+    ``repaired_by`` names what would repair it: "plan" and ids of rules. Findings of ``check`` with the same ``cause``
+    are one problem seen at several places; it is the place (``scope::name``) where the problem begins.
     """
 
     rule: str | None = None
@@ -150,6 +151,12 @@ class Finding(_Section):
     missing: list[str] = Field(default_factory=list)
     edit: Edit = Field(default_factory=Edit)
     repaired_by: list[str] = Field(default_factory=list)
+    cause: str | None = None
+
+    def place(self) -> str:
+        """Tensor or node with its scope before it."""
+        name = self.tensor or self.node or ""
+        return f"{self.scope}::{name}" if self.scope else name
 
 
 class PlanEntry(_Section):
@@ -268,7 +275,7 @@ class BisectEntry(_Section):
 
 class WeightEntry(_Section):
     """A constant and its first reader (``scope`` is that node's): elements beyond FP16, below 2**-14 (bits are lost),
-    below 2**-24 (vanishing)."""
+    below 2**-24 (vanishing); in BF16 below 2**-126 and 2**-133."""
 
     name: str
     node: str
@@ -294,7 +301,7 @@ class WeightsEntry(_Section):
 class CheckEntry(_Section):
     """What plain FP16 (every tensor and weight rounded, nothing repaired) does; null ``naive`` was not simulated.
 
-    ``as_type``: what the model was taken as; ``weights`` counts for FP16 only. Tensors inside bodies have the keys of
+    ``as_type``: what the model was taken as, also for ``weights``. Tensors inside bodies have the keys of
     range tables (``4:body:0::h``).
 
     ``first_inaccurate`` is the first tensor, in the order of computation, that is further off than ``tolerance``.

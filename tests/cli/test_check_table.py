@@ -65,6 +65,24 @@ def test_long_reports_fit_and_are_cut_with_a_count() -> None:
     assert "(sample 3)" in text
 
 
+def test_a_cause_has_one_row_with_all_its_places_and_repairs() -> None:
+    def at(name: str, cause: str | None, *repairs: str, severity: str = "error") -> Finding:
+        return Finding(kind="overflow", severity=severity, status="available", message=f"'{name}' is too large",
+                       node=name, cause=cause, repaired_by=list(repairs))  # fmt: skip
+
+    findings = [
+        at("later", "first", "plan", "NORM002"), at("other", "other", "plan"), at("first", "first", "plan", "NORM001"),
+        *(at(f"more{i}", "first", "plan", severity="warning") for i in range(7)),
+    ]  # fmt: skip
+    text = "\n".join(shown(RunDocument(command="check", check=CheckEntry(tolerance=0.01), findings=findings)))
+    assert "10 findings, 2 causes: 10 overflow" in text
+    assert "'first' is too large" in text
+    assert "'later' is too large" not in text
+    assert "also at later, more0, more1, more2, more3, more4 and 2 more" in text
+    assert text.count("NORM001") == text.count("NORM002") == 1
+    assert text.index("first") < text.index("'other' is too large")
+
+
 def test_without_findings_it_says_so() -> None:
     assert shown(RunDocument(command="check", check=CheckEntry(tolerance=0.01))) == ["nothing to repair"]
 

@@ -73,6 +73,35 @@ def test_the_worst_comes_first_and_outputs_before_their_causes() -> None:
     assert sizes == sorted(sizes, reverse=True)
 
 
+def test_an_overflow_that_flows_on_and_the_rules_around_it_are_one_cause() -> None:
+    outcome = check(graph(SQUARE), 500 * X)
+    named = {f.node: f.cause for f in outcome.findings if f.name != "fp16-output" and f.severity != "info"}
+    assert len(named) >= 2
+    assert set(named.values()) == {"a"}
+
+
+def test_overflows_apart_are_causes_apart() -> None:
+    apart = "a = Mul(x, x)  s = Sqrt(a)  t = Tanh(s)  b = Mul(t, big)  y = Mul(b, small)"
+    causes = {
+        f.cause for f in check(graph(apart, big=1e6, small=1e-6), 500 * X).findings if f.kind == "overflow"
+    }
+    assert causes == {"a", "big"}
+
+
+def test_bf16_judges_weights_by_its_own_limits_and_runs_the_rules_it_is_given() -> None:
+    outcome = check(graph("y = Add(x, w)", w=[[1, 1e5, 3.4e38, 1e-40]]), as_type="bf16")
+    (weight,) = entry(outcome).weights.worst
+    assert (weight.beyond, weight.below_normal, weight.vanishing) == (1, 1, 0)
+    (told,) = [
+        finding.message
+        for finding in outcome.findings
+        if finding.kind == "overflow" and finding.tensor == "w"
+    ]
+    assert "the constant 'w' reaches 3.4e+38; BF16 ends at" in told
+    assert check(graph(SQUARE), as_type="bf16").run.rules == []
+    assert check(graph(SQUARE), rules="pack:norm", as_type="bf16").run.rules != []
+
+
 def test_a_rule_that_repairs_the_node_is_named() -> None:
     norm = "s = Pow(x, two)  m = ReduceMean <axes = [-1]> (s)  e = Add(m, eps)  r = Sqrt(e)  y = Div(x, r)"
     proto = graph(norm, two=2.0, eps=1e-6)

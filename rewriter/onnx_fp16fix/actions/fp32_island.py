@@ -52,7 +52,7 @@ class Fp32Island:
             if sum(scope.nodes[index].op != "Identity" for index in island) > limit:
                 raise NotPossible(f"the values do not fit FP16 again within {limit} nodes")
         nodes = tuple((scope.path, index) for index in island)
-        names = ", ".join(f"'{scope.nodes[index].name or index}'" for index in island)
+        names = ", ".join(f"'{scope.nodes[index].label}'" for index in island)
         return PlanRequest(site.rule, nodes, (), f"kept in FP32: {names}")
 
     def _fits(self, site: Site, node: ViewNode, until: Expr) -> bool:

@@ -66,7 +66,7 @@ class Fp32Upstream:
             if sum(scope.nodes[index].op != "Identity" for index in island) > limit:
                 raise NotPossible(f"no value that FP16 holds is reached within {limit} nodes")
         nodes = tuple((scope.path, index) for index in sorted(island))
-        names = ", ".join(f"'{scope.nodes[index].name or index}'" for _, index in nodes)
+        names = ", ".join(f"'{scope.nodes[index].label}'" for _, index in nodes)
         return PlanRequest(site.rule, nodes, (), f"kept in FP32: {names}")
 
     def _starts(self, site: Site, names: tuple[str, ...]) -> list[gs.Tensor]:

@@ -31,7 +31,7 @@ class Rescale:
         made = [tensor.name for index in sorted(match.nodes) for tensor in match.scope.nodes[index].outputs]
         captured = [binding.tensor.name for binding in match.bindings.values() if binding.tensor is not None]
         tensors = tuple(dict.fromkeys(name for name in (*captured, *made) if name))
-        root = match.root.name or f"#{match.root.index}"
+        root = match.root.label
         return PlanRequest(
             site.rule, (), tensors, f"values that {site.rule} matches at '{root}' leave the FP16 range"
         )

@@ -14,7 +14,7 @@ from onnx_fp16fix.wording import counted
 
 __all__ = ["check_lines", "finding_lines"]
 
-_MOST_FINDINGS, _MOST_OUTPUTS, _MOST_WEIGHTS = 20, 5, 5
+_MOST_ROWS, _MOST_NAMES, _MOST_OUTPUTS, _MOST_WEIGHTS = 20, 6, 5, 5
 """Rows; the JSON document has all."""
 _COLOURS = {"error": "red", "warning": "yellow", "info": "dim"}
 
@@ -43,13 +43,13 @@ def check_lines(entry: CheckEntry) -> Iterator[RenderableType]:
         if entry.first_inaccurate:
             yield f"  first tensor off by more than {entry.tolerance:g}: {escape(entry.first_inaccurate)}"
     if entry.weights.beyond or entry.weights.vanishing:
-        yield from _weight_lines(entry.weights)
+        yield from _weight_lines(entry.weights, entry.as_type.upper())
 
 
-def _weight_lines(weights: WeightsEntry) -> Iterator[RenderableType]:
+def _weight_lines(weights: WeightsEntry, name: str) -> Iterator[RenderableType]:
     share = weights.below_normal / weights.elements
     yield (
-        f"[bold]weights:[/] {counted(weights.elements, 'element')}, of these beyond FP16: {weights.beyond:,}, "
+        f"[bold]weights:[/] {counted(weights.elements, 'element')}, of these beyond {name}: {weights.beyond:,}, "
         f"with bits lost: {weights.below_normal:,} ({share:.1%}), vanishing: {weights.vanishing:,}"
     )
     for entry in weights.worst[:_MOST_WEIGHTS]:
@@ -65,44 +65,67 @@ def _counts(entry: WeightEntry) -> str:
 
 
 def finding_lines(findings: list[Finding]) -> Iterator[RenderableType]:
-    """The findings, which come worst first, with what repairs each."""
+    """The findings, which come worst first, a row for each cause, with what repairs it."""
     if not findings:
         return
     kinds = Counter(finding.kind for finding in findings)
-    title = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
-    table = Table(
-        title=f"{counted(len(findings), 'finding')}: {title}", title_justify="left", show_lines=True
-    )
+    groups = _by_cause(findings)
+    title = counted(len(findings), "finding")
+    if causes := {finding.cause for finding in findings if finding.cause is not None}:
+        title += f", {counted(len(causes), 'cause')}"
+    title += f": {', '.join(f'{count} {kind}' for kind, count in kinds.most_common())}"
+    table = Table(title=title, title_justify="left", show_lines=True)
     table.add_column("kind\nrepair", overflow="fold", max_width=14)
     table.add_column("where\nwhat", overflow="fold")
-    for finding in findings[:_MOST_FINDINGS]:
-        table.add_row(*_row(finding))
-    if len(findings) > _MOST_FINDINGS:
-        table.caption = f"and {len(findings) - _MOST_FINDINGS} more (--json has all)"
+    for group in groups[:_MOST_ROWS]:
+        table.add_row(*_row(group))
+    if len(groups) > _MOST_ROWS:
+        table.caption = f"and {len(groups) - _MOST_ROWS} more (--json has all)"
     yield table
 
 
-def _row(finding: Finding) -> tuple[str, str]:
-    """Two columns of two lines: at 80 columns a name and a sentence each get a line of their own."""
+def _by_cause(findings: list[Finding]) -> list[list[Finding]]:
+    """The findings of each cause, that of the place where it begins first; all wrong outputs, and what does no harm,
+    are told together."""
+    groups: dict[tuple[str, ...], list[Finding]] = {}
+    for index, finding in enumerate(findings):
+        if finding.name.endswith("-output") or finding.severity == "info":
+            key: tuple[str, ...] = (finding.kind, finding.name, finding.status)
+        else:
+            key = (finding.cause if finding.cause is not None else f"#{index}",)
+        groups.setdefault(key, []).append(finding)
+    return [sorted(group, key=lambda finding: finding.place() != finding.cause) for group in groups.values()]
+
+
+def _row(group: list[Finding]) -> tuple[str, str]:
+    """Two columns of a few lines: at 80 columns a name and a sentence each get a line of their own."""
+    first = group[0]
+    at = [f"{word} {first.facts[word]}" for word in ("sample", "run") if first.facts.get(word) is not None]
+    what = first.message + (f" ({', '.join(at)})" if at else "")
+    worst = min((finding.severity for finding in group), key=list(_COLOURS).index)
+    repair = dict.fromkeys(part for finding in group for part in _repair(finding))
+    kind = f"[{_COLOURS[worst]}]{first.kind}[/]\n{escape(', '.join(repair))}"
+    lines = [f"[bold]{escape(_where(first))}[/]", escape(what)]
+    others = [name for name in dict.fromkeys(map(_where, group)) if name != _where(first)]
+    if others:
+        more = f" and {len(others) - _MOST_NAMES} more" if len(others) > _MOST_NAMES else ""
+        lines.append(f"[dim]also at {escape(', '.join(others[:_MOST_NAMES]))}{more}[/]")
+    return kind, "\n".join(lines)
+
+
+def _where(finding: Finding) -> str:
     where = finding.node or finding.tensor or ""
-    if finding.scope:
-        where = f"{where} in {finding.scope}"
-    at = [
-        f"{word} {finding.facts[word]}" for word in ("sample", "run") if finding.facts.get(word) is not None
-    ]
-    what = finding.message + (f" ({', '.join(at)})" if at else "")
-    kind = f"[{_COLOURS[finding.severity]}]{finding.kind}[/]\n{escape(_repair(finding))}"
-    return kind, f"[bold]{escape(where)}[/]\n{escape(what)}"
+    return f"{where} in {finding.scope}" if finding.scope else where
 
 
-def _repair(finding: Finding) -> str:
+def _repair(finding: Finding) -> list[str]:
     if finding.repaired_by:
-        return ", ".join(finding.repaired_by)
+        return finding.repaired_by
     if finding.rule:
-        return finding.rule
+        return [finding.rule]
     if finding.name == "fp32-nonfinite":
-        return "-"
-    return {"available": "fix", "left": "-", "skipped": "not needed", "fixed": "done"}[finding.status]
+        return ["-"]
+    return [{"available": "fix", "left": "-", "skipped": "not needed", "fixed": "done"}[finding.status]]
 
 
 def _number(value: float | None) -> str:

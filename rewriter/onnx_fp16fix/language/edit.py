@@ -270,4 +270,4 @@ class ScopeEditor:
         return emitter.array(np.ascontiguousarray(result).reshape(old.shape))
 
     def _name(self, index: int) -> str:
-        return self.scope.nodes[index].name or f"#{index}"
+        return self.scope.nodes[index].label

@@ -11,6 +11,7 @@ from onnx_fp16fix.graph import GraphView
 from onnx_fp16fix.half import FP16, HALF_TYPES, FloatType, Half
 from onnx_fp16fix.outcome import Outcome
 from onnx_fp16fix.pipeline.arguments import check_arguments
+from onnx_fp16fix.pipeline.causes import name_causes
 from onnx_fp16fix.pipeline.decisions import plan_entry
 from onnx_fp16fix.pipeline.diagnosis import (
     annotate,
@@ -56,7 +57,8 @@ def check(
     ``simulate`` runs plain FP16 next to FP32: which outputs go wrong by more than ``tolerance`` (relative L2), which
     tensor is the first, which overflows do no harm. Without it the report rests on ranges and weights alone.
     ``kernels``: what GPU kernels are taken to keep in FP16 inside (default, cuda, pessimistic). ``as_type="bf16"``
-    asks the same of BF16; rules and weights are judged for FP16 only. ``tolerance``: None is 1e-2, in BF16 8e-2.
+    asks the same of BF16; the shipped rules, which know FP16's limits, are then left out, those of ``rules`` are not.
+    ``tolerance``: None is 1e-2, in BF16 8e-2. Findings with one cause share its ``cause``.
     """
     check_arguments(tolerance=tolerance, margin=margin, samples=samples, kernels=kernels, as_type=as_type)
     half = HALF_TYPES[as_type]
@@ -68,15 +70,17 @@ def check(
     entry = CheckEntry(tolerance=limit, as_type=as_type)
     with progress.step("plan"):
         plan = make_plan(view.main, table, margin=margin, half=half)
-    if half is FP16:
+    if half is FP16 or rules is not None:
         with progress.step("rules"):
             stage.run(view, table)
-        with progress.step("weights"):
-            entry.weights = measure_weights(view)
+    with progress.step("weights"):
+        entry.weights = measure_weights(view, half)
     report = simulate_naive(run, base, entry) if simulate else None
     findings = _diagnose(view, table, plan, stage, report, entry, margin, half)
     document = run.document
-    document.check, document.findings, document.rules = entry, worst_first(findings), stage.entries()
+    findings = worst_first(findings)
+    name_causes(findings, view, stage.spans())
+    document.check, document.findings, document.rules = entry, findings, stage.entries()
     document.plan = plan_entry(view, plan, sum(part.inserted_muls() for _, part in plan.scopes()))
     document.summary = dict(Counter(finding.kind for finding in findings if finding.severity != "info"))
     broken = any(finding.status in ("available", "left") for finding in findings)
@@ -96,7 +100,7 @@ def _diagnose(
     """All findings; completes ``entry`` with what simulation shows."""
     harmless = harmless_overflows(view, ranges, margin, half)
     planned = plan_findings(view, plan, "available", half)
-    annotate(planned, view, ranges, report, harmless, stage.rules_by_node(view))
+    annotate(planned, view, ranges, report, harmless, stage.rules_by_node())
     findings = [*nan_findings(view.main, ranges), *planned, *stage.findings("available")]
     named = keys_of(view, planned)
     if report is not None:
@@ -106,5 +110,5 @@ def _diagnose(
         repairable = any(finding.status == "available" for finding in (*findings, *found))
         outputs = output_findings(report, entry.tolerance, repairable, half)
         findings = [*outputs, *findings, *found, *strayed_findings(report.strayed, half)]
-    weights = weight_findings(entry.weights)
+    weights = weight_findings(entry.weights, half)
     return [*findings, *(finding for finding in weights if not keys_of(view, [finding]) & named)]

@@ -26,6 +26,7 @@ from onnx_fp16fix.language import (
     load_rules,
 )
 from onnx_fp16fix.model import Model, Patch, ScopePath, apply_patches
+from onnx_fp16fix.pipeline.causes import Span
 
 __all__ = ["Round", "RuleStage", "load_all", "requests_to_plan"]
 
@@ -171,21 +172,22 @@ class RuleStage:
         texts = (f"{record.rule} assumes: {text}" for record in self._kept for text in record.assumes)
         return list(dict.fromkeys(texts))
 
-    def rules_by_node(self, view: GraphView) -> dict[tuple[str, str], list[str]]:
+    def spans(self) -> list[Span]:
+        """The matches that the last run applied."""
+        return [
+            (record.rule, "/".join(record.scope), frozenset(record.nodes))
+            for record in self._last.records
+            if record.status == "applied"
+        ]
+
+    def rules_by_node(self) -> dict[tuple[str, str], list[str]]:
         """Ids of the rules that the last run applied, by the scopes and names of the nodes they matched."""
-        unnamed = {
-            (scope.path, f"#{node.index}"): node.label
-            for scope in view
-            for node in scope.nodes
-            if not node.name
-        }
         found: dict[tuple[str, str], list[str]] = {}
-        for record in self._last.records:
-            for node in record.nodes if record.status == "applied" else ():
-                name = unnamed.get((record.scope, node), node)
-                rules = found.setdefault(("/".join(record.scope), name), [])
-                if record.rule not in rules:
-                    rules.append(record.rule)
+        for rule, scope, nodes in self.spans():
+            for node in nodes:
+                rules = found.setdefault((scope, node), [])
+                if rule not in rules:
+                    rules.append(rule)
         return found
 
     def findings(self, status: FindingStatus = "fixed") -> list[Finding]:

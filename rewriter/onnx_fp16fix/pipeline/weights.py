@@ -1,4 +1,4 @@
-"""What FP16 does to the constants of a model, before anything runs."""
+"""What FP16 or BF16 does to the constants of a model, before anything runs."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from onnx_fp16fix import fp16
 from onnx_fp16fix.calibrate import TensorRange
 from onnx_fp16fix.calibrate.statistics import measure_array
 from onnx_fp16fix.document import Finding, WeightEntry, WeightsEntry
 from onnx_fp16fix.graph import GraphView, ScopeView, ViewNode, in_order
+from onnx_fp16fix.half import FP16, FloatType
 from onnx_fp16fix.pipeline.places import place_of
 from onnx_fp16fix.wording import counted
 
@@ -22,12 +22,12 @@ _LISTED = 100
 """Weights of the document; the worst ones."""
 
 
-def measure_weights(view: GraphView) -> WeightsEntry:
+def measure_weights(view: GraphView, half: FloatType = FP16) -> WeightsEntry:
     """Counts over all float constants that nodes of the main graph and its bodies read, each constant once."""
     found = WeightsEntry()
     entries = []
     for scope, node, name, values in _constants(view):
-        entry = _entry(scope, node, name, measure_array(values), values)
+        entry = _entry(scope, node, name, measure_array(values), values, half)
         found.constants += 1
         found.elements += entry.elements
         found.beyond += entry.beyond
@@ -61,11 +61,15 @@ def _entry(
     name: str,
     measured: TensorRange,
     values: np.ndarray[tuple[int, ...], np.dtype[np.float32]],
+    half: FloatType,
 ) -> WeightEntry:
-    # an infinity is one in FP16 too; only what is finite can be beyond
-    beyond = 0
-    if measured.absmax > fp16.MAX:
-        beyond = int(np.count_nonzero((np.abs(values) > fp16.MAX) & np.isfinite(values)))
+    # an infinity is one in 16 bits too; only what is finite can be beyond
+    beyond, below_normal, vanishing = 0, measured.below_normal, measured.below_subnormal
+    if measured.absmax > half.max:
+        beyond = int(np.count_nonzero((np.abs(values) > half.max) & np.isfinite(values)))
+    if half is not FP16:
+        sizes = np.abs(values[values != 0]) if measured.smallest < half.min_normal else np.empty(0)
+        below_normal, vanishing = (int(np.count_nonzero(sizes < end)) for end in (half.min_normal, half.tiny))
     return WeightEntry(
         name=name,
         scope=place_of(scope),
@@ -73,20 +77,20 @@ def _entry(
         elements=int(values.size),
         absmax=measured.absmax,
         beyond=beyond,
-        below_normal=measured.below_normal,
-        vanishing=measured.below_subnormal,
+        below_normal=below_normal,
+        vanishing=vanishing,
     )
 
 
-def weight_findings(weights: WeightsEntry) -> list[Finding]:
-    """One for each weight beyond FP16, and one for each that loses bits in many elements."""
+def weight_findings(weights: WeightsEntry, half: FloatType = FP16) -> list[Finding]:
+    """One for each weight beyond the type, and one for each that loses bits in many elements."""
     return [
         Finding(
-            name="fp16-weights",
+            name=f"{half.name}-weights",
             kind="weights",
             severity="warning" if entry.beyond else "info",
             status="available" if entry.beyond else "skipped",
-            message=_message(entry),
+            message=_message(entry, half),
             scope=entry.scope,
             node=entry.node,
             tensor=entry.name,
@@ -105,13 +109,13 @@ def weight_findings(weights: WeightsEntry) -> list[Finding]:
     ]
 
 
-def _message(entry: WeightEntry) -> str:
+def _message(entry: WeightEntry, half: FloatType) -> str:
     elements = f"{counted(entry.elements, 'element')} of '{entry.name}'"
     if entry.beyond:
         are = "is" if entry.beyond == 1 else "are"
-        return f"{entry.beyond:,} of {elements} {are} beyond FP16, up to {entry.absmax:.4g}"
+        return f"{entry.beyond:,} of {elements} {are} beyond {half.label}, up to {entry.absmax:.4g}"
     lose = "loses" if entry.below_normal == 1 else "lose"
     return (
-        f"{entry.below_normal:,} of {elements} {lose} bits below {fp16.MIN_NORMAL:.2g}; of them vanish: "
+        f"{entry.below_normal:,} of {elements} {lose} bits below {half.min_normal:.2g}; of them vanish: "
         f"{entry.vanishing:,}"
     )
