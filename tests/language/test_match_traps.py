@@ -206,3 +206,23 @@ def test_a_value_read_as_two_names_is_not_set(tmp_path):
     assert record(found).reason == "a value to set is read under another name too"
     twice = case("Exp(x + 2.0) * Tanh(x + 2.0)", x="float [8]")
     assert find(rule, twice) == 1
+
+
+@pytest.mark.parametrize("links", [["Mul", "Div"], ["Mul", "Reshape"]])
+def test_a_long_chain_of_factors_is_no_deep_recursion(links, tmp_path):
+    nodes, constants = [], {"two": np.float32(2), "dims": np.array([4, 8])}
+    for index in range(2000):
+        op = links[index % 2]
+        inputs = [f"v{index}", "dims" if op == "Reshape" else "two"]
+        nodes.append(helper.make_node(op, inputs, [f"v{index + 1}"]))
+    nodes += [
+        helper.make_node("Exp", ["v2000"], ["y"]),
+        helper.make_node("ReduceMean", ["v0"], ["mean"], axes=[-1]),
+        helper.make_node("Exp", ["mean"], ["z"]),
+    ]
+    model = graph_model(nodes, {"v0": [4, 8]}, {"y": [4, 8], "z": [4, 1]}, **constants)
+    rule = load_text(
+        rule_text("Exp(ReduceMean(x, axes=ax, keepdims=1))", "action: {name: rescale}", vars="{ax: axes}"),
+        tmp_path,
+    )
+    assert find(rule, model) == 1

@@ -21,6 +21,7 @@ from onnx_fp16fix.language.folding import FOLDABLE, fold
 from onnx_fp16fix.language.operations import INPUT_SINCE, default_attributes
 from onnx_fp16fix.language.sizes import SIZE_OPS, Sizes
 from onnx_fp16fix.language.terms import Parts, Reading, Term
+from onnx_fp16fix.language.varying import varying_tensors
 
 __all__ = ["DOING_NOTHING", "Canonical"]
 
@@ -49,6 +50,7 @@ class Canonical:
         self._constants: dict[int, npt.NDArray[Any] | None] = {}
         self._scalars: dict[int, float | None] = {}
         self._direct: dict[int, Reading | None] = {}
+        self.varying = varying_tensors(scope)
 
     def strip(self, tensor: gs.Tensor) -> tuple[gs.Tensor, tuple[int, ...]]:
         """The tensor behind ops that do nothing, and the indices of those ops."""
@@ -91,6 +93,14 @@ class Canonical:
                 return slot
         return None
 
+    def maker(self, term: Term) -> tuple[ViewNode | None, tuple[int, ...]]:
+        """The node whose first output the value is, None where there is no such; and ops after it that do nothing."""
+        if term.tensor is None:
+            return None, ()
+        tensor, passed = self.strip(term.tensor)
+        node = self.scope.producer(tensor)
+        return (node if node is not None and tensor is node.outputs[0] else None), passed
+
     def term(self, node: ViewNode, slot: int) -> Term | None:
         """The value at an input slot, None where it is absent."""
         tensor = node.input(slot)
@@ -123,16 +133,18 @@ class Canonical:
         """Values of a constant term: initializers and what follows from small ones by arithmetic."""
         if term.tensor is None:
             return term.value
-        return self._constant(self.strip(term.tensor)[0], 0)
+        return self.constant_of(term.tensor)
 
     def constant_of(self, tensor: gs.Tensor) -> npt.NDArray[Any] | None:
         """Values of a constant tensor, None for any other."""
-        return self._constant(self.strip(tensor)[0], 0)
+        return None if id(tensor) in self.varying else self._constant(self.strip(tensor)[0], 0)
 
     def is_constant(self, term: Term) -> bool:
         """Like ``constant`` without reading the values of initializers."""
         if term.tensor is None:
             return term.value is not None
+        if id(term.tensor) in self.varying:
+            return False
         known = self._are_constant.get(id(term.tensor))
         if known is None:
             tensor = self.strip(term.tensor)[0]
@@ -145,6 +157,8 @@ class Canonical:
         if term.tensor is None:
             return _only_element(term.value)
         key = id(term.tensor)
+        if key in self.varying:
+            return None
         if key not in self._scalars:
             tensor = self.strip(term.tensor)[0]
             single = not isinstance(tensor, ConstantTensor) or math.prod(tensor.shape) == 1
@@ -152,6 +166,8 @@ class Canonical:
         return self._scalars[key]
 
     def _constant(self, tensor: gs.Tensor, depth: int) -> npt.NDArray[Any] | None:
+        if id(tensor) in self.varying:
+            return None
         if id(tensor) in self._constants:
             return self._constants[id(tensor)]
         if isinstance(tensor, ConstantTensor):
@@ -244,15 +260,9 @@ class Canonical:
             return (term.reading,) if term.reading is not None else ()
         tensor, passed = self.strip(term.tensor)
         if id(tensor) not in self._readings:
-            self._readings[id(tensor)] = ()  # a value never reads as a function of itself
             self._readings[id(tensor)] = tuple(self._all_readings(tensor))
         found = self._readings[id(tensor)]
-        if not passed:
-            return found
-        return tuple(
-            Reading(each.op, each.domain, each.args, each.attributes, (*each.nodes, *passed), each.direct)
-            for each in found
-        )
+        return tuple(each.after(passed) for each in found) if passed else found
 
     def _all_readings(self, tensor: gs.Tensor) -> list[Reading]:
         node = self.scope.producer(tensor)

@@ -17,10 +17,9 @@ __all__ = ["derived"]
 
 
 def derived(node: ViewNode, direct: Reading | None, view: Canonical) -> Iterator[Reading]:
-    """Readings of a node as another op than the one written."""
-    if node.op == "ReduceSumSquare" and direct is not None and direct.args[0] is not None:
-        inner = square(direct.args[0])
-        yield Reading("ReduceSum", "", (inner,), direct.attributes, direct.nodes, direct=False)
+    """Readings of a node as another op than the one written. They look a few nodes up, never along a chain."""
+    if node.op == "ReduceSumSquare":
+        yield from _sum_of_squares(direct)
     elif node.op == "GlobalAveragePool":
         shape = view.scope.shape(node.inputs[0].name)
         if shape is not None:
@@ -29,18 +28,47 @@ def derived(node: ViewNode, direct: Reading | None, view: Canonical) -> Iterator
     elif node.op in ("Mul", "Div"):
         yield from _mean_of_sum(node, view)
     elif node.op in ("Unsqueeze", "Reshape"):
-        yield from _keep_dims(node, direct, view)
+        yield from _keep_dims(node, direct, view, of_means=True)
+
+
+def _sum_of_squares(direct: Reading | None) -> Iterator[Reading]:
+    if direct is not None and direct.args and direct.args[0] is not None:
+        inner = square(direct.args[0])
+        yield Reading("ReduceSum", "", (inner,), direct.attributes, direct.nodes, direct=False)
+
+
+def _reductions(term: Term, view: Canonical) -> Iterator[Reading]:
+    """What a value is as the result of a Reduce node."""
+    node, passed = view.maker(term)
+    if node is None or node.domain or not node.op.startswith("Reduce"):
+        return
+    direct = view.direct(node)
+    readings = [direct] if direct is not None else []
+    if node.op == "ReduceSumSquare":
+        readings += _sum_of_squares(direct)
+    yield from (reading.after(passed) for reading in readings)
+
+
+def _sums(term: Term, view: Canonical) -> Iterator[Reading]:
+    """What a value is as a ReduceSum; the dimensions it dropped may be back."""
+    yield from _reductions(term, view)
+    node, passed = view.maker(term)
+    if node is not None and not node.domain and node.op in ("Unsqueeze", "Reshape"):
+        kept = _keep_dims(node, view.direct(node), view, of_means=False)
+        yield from (reading.after(passed) for reading in kept)
 
 
 def _mean_of_sum(node: ViewNode, view: Canonical) -> Iterator[Reading]:
     """ReduceSum(a) * c and ReduceSum(a) / d where c = 1/N and d = N are constants, or computed from shapes."""
     for slot in (0, 1) if node.op == "Mul" else (0,):
         total, other = view.term(node, slot), view.term(node, 1 - slot)
-        count = None if other is None else _count(other, view, inverse=node.op == "Mul")
-        if total is None or count is None:
+        if total is None or other is None:
             continue
-        for reading in view.readings(total):
-            if reading.op == "ReduceSum" and not reading.domain and _counts(reading, count, view):
+        for reading in _sums(total, view):
+            if reading.op != "ReduceSum" or reading.domain:
+                continue
+            count = _count(other, view, inverse=node.op == "Mul")
+            if count is not None and _counts(reading, count, view):
                 nodes = (node.index, *reading.nodes)
                 yield Reading("ReduceMean", "", reading.args, reading.attributes, nodes, direct=False)
 
@@ -72,13 +100,18 @@ def _counts(reading: Reading, count: float | Size, view: Canonical) -> bool:
     return not symbols and abs(count - number) <= RELATIVE * number
 
 
-def _keep_dims(node: ViewNode, direct: Reading | None, view: Canonical) -> Iterator[Reading]:
-    """Unsqueeze, or a Reshape of known effect, that puts back the dimensions a reduction dropped."""
+def _keep_dims(node: ViewNode, direct: Reading | None, view: Canonical, of_means: bool) -> Iterator[Reading]:
+    """Unsqueeze, or a Reshape of known effect, that puts back the dimensions a reduction dropped; ``of_means``: also
+    one of a sum that has been divided since."""
     source = view.term(node, 0)
     if source is None:
         return
-    for reading in view.readings(source):
-        if not reading.op.startswith("Reduce") or reading.domain or reading.attributes.get("keepdims") != 0:
+    readings = list(_reductions(source, view))
+    maker, passed = view.maker(source)
+    if of_means and maker is not None and not maker.domain and maker.op in ("Mul", "Div"):
+        readings += (reading.after(passed) for reading in _mean_of_sum(maker, view))
+    for reading in readings:
+        if reading.attributes.get("keepdims") != 0:
             continue
         axes = reading.attributes.get("axes")
         if axes is None or any(axis < 0 for axis in axes):

@@ -53,7 +53,9 @@ def _near(matcher: Matcher, state: State) -> list[ViewNode]:
     found: dict[int, ViewNode] = {}
     while queue and len(found) < _NEAR:
         for node, _ in matcher.scope.consumers(queue.popleft()):
-            if node.index not in found and len(found) < _NEAR:
+            if len(found) >= _NEAR:
+                break
+            if node.index not in found:
                 found[node.index] = node
                 queue.extend(tensor for tensor in node.outputs if not tensor.is_empty())
     return list(found.values())

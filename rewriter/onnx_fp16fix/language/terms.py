@@ -53,6 +53,12 @@ class Reading:
     nodes: tuple[int, ...] = ()
     direct: bool = True
 
+    def after(self, passed: tuple[int, ...]) -> Reading:
+        """The same beyond nodes that do nothing."""
+        if not passed:
+            return self
+        return Reading(self.op, self.domain, self.args, self.attributes, (*self.nodes, *passed), self.direct)
+
 
 def whole(weight: Weight) -> Weight:
     """The same weight, as an int if it is one."""
