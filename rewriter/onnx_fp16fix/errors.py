@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 __all__ = [
     "DataError",
@@ -19,6 +20,7 @@ __all__ = [
     "UsageError",
     "UserError",
     "VerificationError",
+    "require_file",
 ]
 
 
@@ -95,3 +97,11 @@ class VerificationError(UserError):
     """The result did not pass verification; nothing was written."""
 
     exit_code = 4
+
+
+def require_file(path: Path) -> None:
+    """Raise ModelError where a model is not there, or is a folder; commands ask before they load anything."""
+    if not path.exists():
+        raise ModelError(Problem("MODEL-MISSING", "there is no such file", file=str(path)))
+    if path.is_dir():
+        raise ModelError(Problem("MODEL-READ", "this is a folder, not an ONNX file", file=str(path)))

@@ -232,9 +232,15 @@ def test_no_arguments_is_help(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    "statement", ["import onnx_fp16fix", "from onnx_fp16fix.cli import main; main(['fix', '--help'])"]
+    "statement",
+    [
+        "import onnx_fp16fix",
+        "from onnx_fp16fix.cli import main; main(['fix', '--help'])",
+        "from onnx_fp16fix.cli import main; assert main(['fix', 'not-there.onnx']) == 3",
+        "from onnx_fp16fix.cli import main; assert main(['verify', '.', 'not-there.onnx']) == 3",
+    ],
 )
-def test_import_and_help_load_nothing_heavy(statement: str) -> None:
+def test_import_help_and_a_wrong_path_load_nothing_heavy(statement: str) -> None:
     heavy = ("onnx", "onnxruntime", "scipy", "rich", "pydantic", "numpy")
     probe = f"{statement}; import sys; print('loaded', [name for name in {heavy} if name in sys.modules])"
     path = str(Path(onnx_fp16fix.__file__).parents[1])

@@ -27,6 +27,17 @@ def test_a_rule_is_left_out_where_the_data_contradict_what_it_assumes(keeps_a_ke
     assert bool(outcome.plan.fp32_nodes) != keeps_a_key
 
 
+def test_shipped_rules_are_not_read_where_nothing_is_paid_for(monkeypatch):
+    def read():
+        raise AssertionError("rules were read")
+
+    monkeypatch.setattr("onnx_fp16fix.pipeline.rules.shipped_rules", read)
+    values = np.linspace(-1e5, 1e5, 64, dtype=np.float32)
+    outcome, applied = fixed(case("Relu(x * 8.0) * 1e-6", x="float [64]"), x=values)
+    assert outcome.run.status == "ok"
+    assert (outcome.plan.fp32_nodes, applied) == ([], [])
+
+
 def test_an_epsilon_that_may_not_be_raised_gets_what_a_rule_knows():
     values = np.linspace(0, 2, 64, dtype=np.float32) * (np.arange(64) % 3 > 0)
     outcome, applied = fixed(case("1.0 / Sqrt(v + 1e-8)", v="float [64]"), v=values)

@@ -72,4 +72,4 @@ def command(
         verify = not apply_options.pop("no_verify")
         return pipeline.apply(model, chosen, data, verify=verify, progress=progress, **apply_options)
 
-    return execute(job, target=target, as_json=as_json, quiet=quiet, timings=timings)
+    return execute(job, model, target=target, as_json=as_json, quiet=quiet, timings=timings)

@@ -69,7 +69,7 @@ def command(
             outcome.run.summary = {"rules": str(path), "fp32_nodes": len(entry.fp32_nodes)}
         return outcome
 
-    return execute(job, as_json=as_json, quiet=quiet)
+    return execute(job, model, as_json=as_json, quiet=quiet)
 
 
 def _check_folder(path: Path, model: Path) -> None:

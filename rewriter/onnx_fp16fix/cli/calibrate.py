@@ -90,7 +90,7 @@ def command(
         run.seconds = time.monotonic() - started
         return Outcome(run)
 
-    return execute(job, as_json=as_json, quiet=quiet)
+    return execute(job, model, as_json=as_json, quiet=quiet)
 
 
 def _check_folder(path: Path) -> None:

@@ -62,4 +62,4 @@ def command(
             model, data, chosen, simulate=not no_simulate, progress=progress, **check_options
         )
 
-    return execute(job, as_json=as_json, quiet=quiet)
+    return execute(job, model, as_json=as_json, quiet=quiet)

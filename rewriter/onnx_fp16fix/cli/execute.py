@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from onnx_fp16fix.cli.files import write_text
 from onnx_fp16fix.cli.options import Target
 from onnx_fp16fix.cli.progress import TerminalProgress
+from onnx_fp16fix.errors import require_file
 
 if TYPE_CHECKING:
     from onnx_fp16fix.outcome import Outcome
@@ -19,7 +20,7 @@ __all__ = ["execute"]
 
 def execute(
     job: Callable[[Progress], Outcome],
-    *,
+    *models: Path,
     target: Target | None = None,
     as_json: bool,
     quiet: bool,
@@ -29,9 +30,12 @@ def execute(
 ) -> tuple[int, str | None]:
     """Run ``job``, write its model to ``target`` unless rejected; exit code and, with ``as_json``, the document.
 
+    ``models`` are read by the job; one that is not there is told at once, before anything is imported for them.
     ``lock``: write the lock file beside the model. ``sidecar``: folder of sidecar files, the model's own if None.
     ``timings``: show what each rule cost.
     """
+    for model in models:
+        require_file(model)
     progress = TerminalProgress(quiet=quiet)
     outcome = job(progress)
     if target is not None and outcome.result is not None and outcome.run.status != "rejected":

@@ -86,4 +86,4 @@ def command(
         verify = not fix_options.pop("no_verify")
         return pipeline.fix(model, data, chosen, verify=verify, progress=progress, **fix_options)
 
-    return execute(job, target=target, as_json=as_json, quiet=quiet, lock=lock, sidecar=sidecar)
+    return execute(job, model, target=target, as_json=as_json, quiet=quiet, lock=lock, sidecar=sidecar)

@@ -44,4 +44,4 @@ def command(
             from onnx_fp16fix import pipeline
         return pipeline.verify(before, after, data, progress=progress, **verify_options)
 
-    return execute(job, as_json=as_json, quiet=quiet)
+    return execute(job, before, after, as_json=as_json, quiet=quiet)

@@ -1,7 +1,7 @@
 """The rule language ``fp16fix/1``: rule files, patterns, guards, templates, and one pass of rules over a model."""
 
 from onnx_fp16fix.language.apply import apply_rules
-from onnx_fp16fix.language.load import load_rules, select_rules
+from onnx_fp16fix.language.load import load_rules, select_rules, shipped_rules
 from onnx_fp16fix.language.miss import Miss
 from onnx_fp16fix.language.packs import Pack, installed_packs, packs
 from onnx_fp16fix.language.request import PlanRequest
@@ -26,4 +26,5 @@ __all__ = [
     "packs",
     "parse_target",
     "select_rules",
+    "shipped_rules",
 ]

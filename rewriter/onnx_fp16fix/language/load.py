@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from functools import cache
 from pathlib import Path
 
 from onnx_fp16fix import __version__
@@ -15,7 +16,7 @@ from onnx_fp16fix.language.rule import Rule
 from onnx_fp16fix.language.sources import Sources
 from onnx_fp16fix.language.yaml_source import Branch, Items, Place, Scalar, Tree, read_yaml
 
-__all__ = ["LANGUAGE", "load_rules", "select_rules"]
+__all__ = ["LANGUAGE", "load_rules", "select_rules", "shipped_rules"]
 
 LANGUAGE = "fp16fix/1"
 """Language version a file must name in its first key."""
@@ -38,6 +39,12 @@ def load_rules(sources: Sequence[str | Path]) -> tuple[Rule, ...]:
     if problems:
         raise RuleFileError(problems)
     return tuple(loader.rules)
+
+
+@cache
+def shipped_rules() -> tuple[Rule, ...]:
+    """All shipped rules, read when first asked for."""
+    return load_rules(["pack:all"])
 
 
 def select_rules(rules: Iterable[Rule], select: Sequence[str]) -> tuple[Rule, ...]:

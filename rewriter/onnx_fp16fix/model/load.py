@@ -10,7 +10,7 @@ from pathlib import Path
 import onnx
 from google.protobuf.message import DecodeError
 
-from onnx_fp16fix.errors import ModelError, Problem, UsageError
+from onnx_fp16fix.errors import ModelError, Problem, UsageError, require_file
 from onnx_fp16fix.model.contrib import admit_contrib
 from onnx_fp16fix.model.declared import wrong_types
 from onnx_fp16fix.model.infer import light_copy
@@ -48,10 +48,7 @@ def wrap_model(proto: onnx.ModelProto, base_dir: Path | None = None) -> Model:
 
 
 def _parse(path: Path) -> onnx.ModelProto:
-    if not path.exists():
-        raise ModelError(Problem("MODEL-MISSING", "there is no such file", file=str(path)))
-    if path.is_dir():
-        raise ModelError(Problem("MODEL-READ", "this is a folder, not an ONNX file", file=str(path)))
+    require_file(path)
     try:
         proto = onnx.load(str(path), format="protobuf", load_external_data=False)
     except OSError as error:

@@ -24,7 +24,7 @@ from onnx_fp16fix.pipeline.naive import complete, simulate_naive
 from onnx_fp16fix.pipeline.places import keys_of
 from onnx_fp16fix.pipeline.prepare import ModelSource, Run, calibrated, inline_functions
 from onnx_fp16fix.pipeline.repair import RuleSources
-from onnx_fp16fix.pipeline.rules import RuleStage, load_all
+from onnx_fp16fix.pipeline.rules import RuleStage, rule_loader
 from onnx_fp16fix.pipeline.simulated import simulated_findings, strayed_findings
 from onnx_fp16fix.pipeline.weights import measure_weights, weight_findings
 from onnx_fp16fix.plan import Plan, make_plan
@@ -64,7 +64,7 @@ def check(
     half = HALF_TYPES[as_type]
     limit = usual_tolerance(half) if tolerance is None else tolerance
     run = Run("check", model, data, progress, samples, seed, ranges, kernels=kernels)
-    stage = RuleStage(load_all(rules), margin)
+    stage = RuleStage(rule_loader(rules), margin)
     base = inline_functions(run.model)
     view, table = calibrated(run, base)
     entry = CheckEntry(tolerance=limit, as_type=as_type)

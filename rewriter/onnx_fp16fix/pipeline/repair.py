@@ -25,7 +25,7 @@ from onnx_fp16fix.pipeline.opset import refuse_old_opset
 from onnx_fp16fix.pipeline.planning import budget_findings, planned, settle
 from onnx_fp16fix.pipeline.prepare import ModelSource, Run, calibrated, inline_functions
 from onnx_fp16fix.pipeline.replay import locked, replay
-from onnx_fp16fix.pipeline.rules import RuleStage, load_all, requests_to_plan
+from onnx_fp16fix.pipeline.rules import RuleStage, requests_to_plan, rule_loader
 from onnx_fp16fix.pipeline.state import Io, Precision, State, by_scope, emit, type_for
 from onnx_fp16fix.pipeline.targets import apply_rules, asked_targets
 from onnx_fp16fix.pipeline.trust import refuse_unproven
@@ -106,7 +106,7 @@ def fix(
         allow=allow,
         force=force,
     )
-    chosen, half = load_all(rules), type_for(precision)
+    chosen, half = rule_loader(rules), type_for(precision)
     stage = RuleStage(
         chosen, margin, wishes.allow or DEFAULT_ALLOWED, targets=asked_targets(target, rules, chosen, half)
     )
@@ -227,7 +227,7 @@ def apply(
     precision, io = precision or "fp32", io or "fp32"
     if rules is None or (not isinstance(rules, (str, Path)) and not rules):
         raise UsageError(Problem("USAGE-RULES", "apply needs rules: a file, a folder or pack:NAME"))
-    chosen, half = load_all(rules), type_for(precision)
+    chosen, half = rule_loader(rules), type_for(precision)
     allowed = gather_wishes(allow=allow).allow or DEFAULT_ALLOWED
     stage = RuleStage(
         chosen, margin, allowed, explain_misses, targets=asked_targets(target, rules, chosen, half)

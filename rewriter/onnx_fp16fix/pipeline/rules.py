@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
 
@@ -24,18 +25,26 @@ from onnx_fp16fix.language import (
     Target,
     apply_rules,
     load_rules,
+    shipped_rules,
 )
 from onnx_fp16fix.model import Model, Patch, ScopePath, apply_patches
 from onnx_fp16fix.pipeline.causes import Span
 
-__all__ = ["Round", "RuleStage", "load_all", "requests_to_plan"]
+__all__ = ["Round", "RuleLoader", "RuleStage", "requests_to_plan", "rule_loader"]
 
 
-def load_all(sources: str | Path | Sequence[str | Path] | None) -> tuple[Rule, ...]:
-    """Rules of the sources, all shipped ones if None."""
+RuleLoader = Callable[[], tuple[Rule, ...]]
+
+
+def rule_loader(sources: str | Path | Sequence[str | Path] | None) -> RuleLoader:
+    """What gives the rules of the sources, all shipped ones if None.
+
+    Named sources are read here, so that mistakes in them are told first; the shipped rules when they are asked for.
+    """
     if sources is None:
-        return load_rules(["pack:all"])
-    return load_rules([sources] if isinstance(sources, (str, Path)) else list(sources))
+        return shipped_rules
+    rules = load_rules([sources] if isinstance(sources, (str, Path)) else list(sources))
+    return lambda: rules
 
 
 def requests_to_plan(
@@ -67,7 +76,7 @@ class RuleStage:
     """
 
     MAX_ROUNDS: ClassVar[int] = 4
-    rules: tuple[Rule, ...]
+    load: RuleLoader
     margin: float
     allow: Collection[str] = DEFAULT_ALLOWED
     """Classes of equality that may be used."""
@@ -82,6 +91,11 @@ class RuleStage:
     _last: RuleRun = field(default_factory=RuleRun)
     _kept: list[MatchRecord] = field(default_factory=list)
     _stats: dict[str, RuleEntry] = field(default_factory=dict)
+
+    @cached_property
+    def rules(self) -> tuple[Rule, ...]:
+        """The rules that are run."""
+        return self.load()
 
     def run(
         self,
@@ -196,9 +210,11 @@ class RuleStage:
         unknown = [
             r for r in self._last.records if r.status == "skipped" and (r.missing or r.clause == "equal")
         ]
-        of_targets = {rule.id for rule in self.rules if rule.targets}
         found = [(record, status) for record in done]
         found += [(record, "skipped") for record in unknown]
+        if not found:  # rules that nothing was asked of are not read for this
+            return []
+        of_targets = {rule.id for rule in self.rules if rule.targets}
         return [_finding(record, state, record.rule in of_targets) for record, state in found]
 
 

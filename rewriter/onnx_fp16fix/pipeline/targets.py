@@ -7,9 +7,9 @@ from pathlib import Path
 
 from onnx_fp16fix.errors import Problem, UsageError
 from onnx_fp16fix.half import FloatType
-from onnx_fp16fix.language import Rule, Target, load_rules, parse_target
+from onnx_fp16fix.language import Target, parse_target, shipped_rules
 from onnx_fp16fix.pipeline.prepare import Run, calibrated
-from onnx_fp16fix.pipeline.rules import RuleStage
+from onnx_fp16fix.pipeline.rules import RuleLoader, RuleStage
 from onnx_fp16fix.pipeline.state import State
 
 __all__ = ["apply_rules", "asked_targets"]
@@ -20,7 +20,7 @@ _ALL = "pack:all"
 def asked_targets(
     target: str | None,
     sources: str | Path | Sequence[str | Path] | None,
-    rules: Sequence[Rule],
+    rules: RuleLoader,
     half: FloatType,
 ) -> tuple[Target, ...]:
     """The target that is named; without one, those of the rules that are: who names such a rule wants it.
@@ -30,7 +30,7 @@ def asked_targets(
     """
     if target is not None:
         asked = parse_target(target, half.name)
-        known = sorted({name for rule in (*rules, *load_rules([_ALL])) for name in rule.targets})
+        known = sorted({name for rule in (*rules(), *shipped_rules()) for name in rule.targets})
         if asked.name not in known:
             hint = "targets that rules know of: " + ", ".join(known)
             raise UsageError(Problem("USAGE-TARGET", f"no rule is for the target '{asked.name}'", hint=hint))
@@ -40,7 +40,7 @@ def asked_targets(
         return ()
     return tuple(
         Target(name, type=half.name)
-        for name in dict.fromkeys(name for rule in rules for name in rule.targets)
+        for name in dict.fromkeys(name for rule in rules() for name in rule.targets)
     )
 
 
