@@ -6,6 +6,7 @@ import ctypes
 import math
 import os
 import sys
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -13,11 +14,15 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from onnx_fp16fix.plan.blocks import Arrays, solve_apart
+
 __all__ = ["Program", "Terms", "combine"]
 
 _GAP, _GAP_LARGE, _LARGE = 1e-3, 0.15, 6000
 """Large programs stop at a plan proven within 15 % of the best price (usually it is within 5 %): every plan is right,
 only its price differs, and the last per cents take most of the time."""
+_LEAST = 0.5
+"""Seconds that each block has at least."""
 
 Terms = dict[int, float]
 """A linear expression: coefficient by variable; the key ``Program.ONE`` carries the constant."""
@@ -75,31 +80,46 @@ class Program:
 
         HiGHS is deterministic for a given program, short of the time limit.
         """
-        from scipy.optimize import Bounds, LinearConstraint, milp
-        from scipy.sparse import csr_array
-
-        if not self.cost:
-            return np.zeros(0)
         seconds = 10 + len(self.cost) / 40_000 if time_limit is None else time_limit
-        shape = (len(self._row_lower), len(self.cost))
-        matrix = csr_array((self._values, (self._rows, self._columns)), shape=shape)
-        with _silent_stdout():
-            result = milp(
-                np.asarray(self.cost),
-                integrality=np.asarray(self.integer, np.uint8),
-                bounds=Bounds(np.asarray(self.lower), np.asarray(self.upper)),
-                constraints=LinearConstraint(
-                    matrix, np.asarray(self._row_lower), np.asarray(self._row_upper)
-                ),
-                options={
-                    "time_limit": seconds,
-                    "mip_rel_gap": _GAP if len(self.cost) <= _LARGE else _GAP_LARGE,
-                },
-            )
-        if result.x is None:
-            return None
-        values: npt.NDArray[np.float64] = np.where(self.integer, np.rint(result.x), result.x)
-        return values
+        ends = time.monotonic() + seconds
+        arrays = Arrays(
+            np.asarray(self.lower, np.float64),
+            np.asarray(self.upper, np.float64),
+            np.asarray(self.integer, np.bool_),
+            np.asarray(self.cost, np.float64),
+            np.asarray(self._rows, np.int64),
+            np.asarray(self._columns, np.int64),
+            np.asarray(self._values, np.float64),
+            np.asarray(self._row_lower, np.float64),
+            np.asarray(self._row_upper, np.float64),
+        )
+        return solve_apart(
+            arrays, lambda part, share: _highs(part, max(_LEAST, share * (ends - time.monotonic())))
+        )
+
+
+def _highs(program: Arrays, seconds: float) -> npt.NDArray[np.float64] | None:
+    """Solved as a whole."""
+    from scipy.optimize import Bounds, LinearConstraint, milp
+    from scipy.sparse import csr_array
+
+    shape = (len(program.row_lower), len(program.cost))
+    matrix = csr_array((program.values, (program.rows, program.columns)), shape=shape)
+    with _silent_stdout():
+        result = milp(
+            program.cost,
+            integrality=program.integer.astype(np.uint8),
+            bounds=Bounds(program.lower, program.upper),
+            constraints=LinearConstraint(matrix, program.row_lower, program.row_upper),
+            options={
+                "time_limit": seconds,
+                "mip_rel_gap": _GAP if len(program.cost) <= _LARGE else _GAP_LARGE,
+            },
+        )
+    if result.x is None:
+        return None
+    values: npt.NDArray[np.float64] = np.where(program.integer, np.rint(result.x), result.x)
+    return values
 
 
 @contextmanager

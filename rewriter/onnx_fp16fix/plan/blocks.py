@@ -1,0 +1,204 @@
+"""A program taken apart into blocks that share no variable: alike ones are solved once.
+
+A graph of repeated layers asks the same question over and over. Where nothing ties the copies together, the answer of
+one holds for all of them; what the solver takes grows with what is different, not with the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["Arrays", "solve_apart"]
+
+_TOGETHER = 400
+"""Variables of small blocks solved in one go: each call of the solver costs a millisecond or two."""
+_SMALL = 2000
+"""Variables of a program that is not worth taking apart."""
+_ROUNDS = 20
+"""Rounds in which equations with one unknown fix it; what is left is up to the solver."""
+_EQUAL = 1e-6
+"""Differences that HiGHS takes for none."""
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Arrays:
+    """Minimise ``cost . x`` subject to ``row_lower <= A x <= row_upper`` and bounds.
+
+    A has ``values`` at (``rows``, ``columns``), ordered by row.
+    """
+
+    lower: Floats
+    upper: Floats
+    integer: npt.NDArray[np.bool_]
+    cost: Floats
+    rows: Ints
+    columns: Ints
+    values: Floats
+    row_lower: Floats
+    row_upper: Floats
+
+    def parts(self) -> tuple[npt.NDArray[Any], ...]:
+        """All of them."""
+        return (
+            self.lower, self.upper, self.integer, self.cost,
+            self.rows, self.columns, self.values, self.row_lower, self.row_upper,
+        )  # fmt: skip
+
+
+def solve_apart(program: Arrays, solve: Callable[[Arrays, float], Floats | None]) -> Floats | None:
+    """Values of all variables; None where a block has none.
+
+    ``solve``: of a smaller program, with the share of all unknowns that it and those after it have.
+    """
+    if len(program.cost) <= _SMALL:
+        return solve(program, 1.0) if len(program.cost) else np.zeros(0)
+    known = _fixed(program)
+    if known is None:
+        return None
+    free = np.flatnonzero(np.isnan(known))
+    if not free.size:
+        return known
+    blocks, order = _blocks(program, known, free)
+    alike: dict[tuple[bytes, ...], list[int]] = {}
+    for number, block in enumerate(blocks):
+        alike.setdefault(tuple(part.tobytes() for part in block.parts()), []).append(number)
+    places = _slices(np.cumsum([len(block.cost) for block in blocks]))
+    left = sum(len(blocks[numbers[0]].cost) for numbers in alike.values())
+    for group in _groups([(blocks[numbers[0]], numbers) for numbers in alike.values()]):
+        together = _stacked([block for block, _ in group])
+        values = solve(together, len(together.cost) / left)
+        if values is None:
+            return None
+        left -= len(together.cost)
+        start = 0
+        for block, numbers in group:
+            own = values[start : start + len(block.cost)]
+            start += len(own)
+            for number in numbers:
+                known[order[places[number]]] = own
+    return known
+
+
+def _fixed(program: Arrays) -> Floats | None:
+    """Values that bounds and equations with one unknown leave no choice for, NaN for all others; None where these
+    contradict each other."""
+    p = program
+    known = np.where(p.lower == p.upper, p.lower, np.nan)
+    equation = p.row_lower == p.row_upper
+    for _ in range(_ROUNDS):
+        unknown = np.isnan(known[p.columns])
+        count = np.bincount(p.rows[unknown], minlength=len(p.row_lower))
+        last = unknown & ((count == 1) & equation)[p.rows]
+        if not last.any():
+            break
+        rest = p.row_lower - _sums(p, np.nan_to_num(known))
+        found = rest[p.rows[last]] / p.values[last]
+        columns = p.columns[last]
+        whole = np.where(p.integer[columns], np.rint(found), found)
+        outside = (whole < p.lower[columns] - _EQUAL) | (whole > p.upper[columns] + _EQUAL)
+        if outside.any() or (np.abs(whole - found) > _EQUAL).any():
+            return None
+        known[columns] = whole
+    done = np.bincount(p.rows[np.isnan(known[p.columns])], minlength=len(p.row_lower)) == 0
+    sums = _sums(p, np.nan_to_num(known))[done]
+    held = (sums >= p.row_lower[done] - _EQUAL) & (sums <= p.row_upper[done] + _EQUAL)
+    return known if held.all() else None
+
+
+def _sums(program: Arrays, values: Floats) -> Floats:
+    sums: Floats = np.bincount(
+        program.rows, program.values * values[program.columns], minlength=len(program.row_lower)
+    ).astype(np.float64)  # of no entries they are whole
+    return sums
+
+
+def _blocks(program: Arrays, known: Floats, free: Ints) -> tuple[list[Arrays], Ints]:
+    """Programs over the ``free`` variables that hang together, and all these variables in their order."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    p = program
+    entries = np.flatnonzero(np.isnan(known[p.columns]))
+    rows, columns = p.rows[entries], p.columns[entries]
+    heads = np.flatnonzero(np.diff(rows, prepend=-1))  # the first entry of each row that is left
+    row = np.repeat(np.arange(len(heads)), np.diff([*heads, len(rows)]))
+    links = coo_array((np.ones(len(rows)), (columns[heads][row], columns)), shape=(len(known), len(known)))
+    label = connected_components(links, directed=False)[1]
+    block = np.empty(len(known), np.int64)
+    block[free] = np.unique(label[free], return_inverse=True)[1]
+    count = int(block[free].max()) + 1
+    variable_order, variable_place, variable_ends = _by_block(block[free], count)
+    row_order, row_place, row_ends = _by_block(block[columns[heads]], count)
+    entry_order, _, entry_ends = _by_block(block[columns], count)
+    place = np.empty(len(known), np.int64)
+    place[free] = variable_place
+    variables, kept = free[variable_order], rows[heads][row_order]
+    shift = _sums(p, np.nan_to_num(known))[kept]
+    lower, upper, integer, cost = (
+        p.lower[variables],
+        p.upper[variables],
+        p.integer[variables],
+        p.cost[variables],
+    )
+    rows, columns = row_place[row][entry_order], place[columns][entry_order]
+    values = p.values[entries][entry_order]
+    row_lower, row_upper = p.row_lower[kept] - shift, p.row_upper[kept] - shift
+    blocks = []
+    for v, e, r in zip(_slices(variable_ends), _slices(entry_ends), _slices(row_ends), strict=True):
+        blocks.append(
+            Arrays(
+                lower[v], upper[v], integer[v], cost[v],
+                rows[e], columns[e], values[e], row_lower[r], row_upper[r],
+            )
+        )  # fmt: skip
+    return blocks, variables
+
+
+def _by_block(block: Ints, count: int) -> tuple[Ints, Ints, Ints]:
+    """Order in which items of a block follow each other, the place of each item in its block, ends of blocks."""
+    order = np.argsort(block, kind="stable")
+    sizes = np.bincount(block, minlength=count)
+    ends = np.cumsum(sizes)
+    place = np.empty(len(block), np.int64)
+    place[order] = np.arange(len(block)) - np.repeat(ends - sizes, sizes)
+    return order, place, ends
+
+
+def _slices(ends: Ints) -> list[slice]:
+    return [slice(start, end) for start, end in pairwise([0, *ends.tolist()])]
+
+
+def _groups(blocks: list[tuple[Arrays, list[int]]]) -> list[list[tuple[Arrays, list[int]]]]:
+    """Small blocks together, large ones alone."""
+    groups: list[list[tuple[Arrays, list[int]]]] = []
+    size = _TOGETHER
+    for entry in blocks:
+        count = len(entry[0].cost)
+        if size + count > _TOGETHER:
+            groups.append([])
+            size = 0
+        groups[-1].append(entry)
+        size += count
+    return groups
+
+
+def _stacked(blocks: list[Arrays]) -> Arrays:
+    """Blocks as one program."""
+    if len(blocks) == 1:
+        return blocks[0]
+    columns = np.cumsum([0, *(len(block.cost) for block in blocks)]).tolist()
+    rows = np.cumsum([0, *(len(block.row_lower) for block in blocks)]).tolist()
+    shifted = [
+        (*block.parts()[:4], block.rows + row, block.columns + column, *block.parts()[6:])
+        for block, row, column in zip(blocks, rows, columns, strict=False)
+    ]
+    return Arrays(*(np.concatenate(parts) for parts in zip(*shifted, strict=True)))
