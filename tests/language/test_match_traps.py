@@ -226,3 +226,28 @@ def test_a_long_chain_of_factors_is_no_deep_recursion(links, tmp_path):
         tmp_path,
     )
     assert find(rule, model) == 1
+
+
+@pytest.mark.parametrize(
+    ("match", "text", "expected"),
+    [
+        ("Concat(a, b, axis=-1)", "Concat(a, b, axis=2)", 1),
+        ("Concat(a, b, axis=2)", "Concat(a, b, axis=-1)", 1),
+        ("Concat(a, b, axis=-1)", "Concat(a, b, axis=1)", 0),
+        ("LayerNormalization(a, b)", "LayerNormalization(a, b, axis=2)", 1),
+        ("LayerNormalization(a, b)", "LayerNormalization(a, b, axis=1)", 0),
+        ("Unsqueeze(a, axes=[-1])", "Unsqueeze(a, axes=[3])", 1),
+        ("Unsqueeze(a, axes=[3])", "Unsqueeze(a, axes=[-1])", 1),
+        ("Unsqueeze(a, axes=[2])", "Unsqueeze(a, axes=[-1])", 0),
+        ("Transpose(a, perm=[0, 2, 1])", "Transpose(a, perm=[0, 2, 1])", 1),
+        ("Transpose(a, perm=[0, 2, 1])", "Transpose(a, perm=[2, 1, 0])", 0),
+        ("Transpose(a, perm=[0, 2, 1])", "Transpose(a, perm=[0, 1, 2])", 0),
+        ("AveragePool(a, kernel_shape=[2])", "AveragePool(a, kernel_shape=[2])", 1),
+        ("LayerNormalization(a, b, epsilon=1e-6)", "LayerNormalization(a, b, epsilon=1e-6)", 1),
+        ("LayerNormalization(a, b, epsilon=1e-6)", "LayerNormalization(a, b, epsilon=2e-6)", 0),
+    ],
+)
+def test_attributes_are_compared_by_what_they_mean(match, text, expected, tmp_path):
+    rule = load_text(rule_text(match, "action: {name: rescale}"), tmp_path)
+    given = {"a": "float [4, 4, 4]", "b": "float [4, 4, 4]"} if "b" in text else {"a": "float [4, 4, 4]"}
+    assert find(rule, case(text, **given)) == expected

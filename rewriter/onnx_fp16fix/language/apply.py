@@ -317,11 +317,11 @@ class _Pass:
 
 
 def _made_by(rule: Rule, node: ViewNode) -> bool:
-    """Whether the rule wrote this node or what it reads, in this run or an earlier one: its output is not its input."""
+    """Whether the rule wrote this node or what it reads, or left it for what else it makes, in this run or before."""
     if any(entry.key == METADATA_KEY and entry.value == rule.id for entry in node.proto.metadata_props):
         return True
     mark = f"/fp16fix/{rule.id}/"
-    return mark in node.name or any(mark in name for name in node.proto.input)
+    return mark in node.name or any(mark in name for name in (*node.proto.input, *node.proto.output))
 
 
 def _open_scope(scope: ScopeView, names: Names) -> _Scope:

@@ -40,7 +40,7 @@ class Match:
 
     ``nodes`` are the ops inside, roots included. ``rest`` are the factors of a root product (with exponents) or the
     terms of a root sum (with signs) that the pattern does not name; ``rest_kind`` is ``*`` or ``+``. ``others`` are
-    the further roots of a pattern with several, in the pattern's order.
+    the further roots of a pattern with several, in the pattern's order; ``slots`` tell which output of each root it is.
     """
 
     scope: ScopeView
@@ -50,11 +50,17 @@ class Match:
     rest: tuple[tuple[Term, int], ...] = ()
     rest_kind: str = "*"
     others: tuple[ViewNode, ...] = ()
+    slots: tuple[int, ...] = (0,)
 
     @property
     def roots(self) -> tuple[ViewNode, ...]:
         """All roots, in the pattern's order."""
         return (self.root, *self.others)
+
+    @property
+    def results(self) -> tuple[gs.Tensor, ...]:
+        """The values of the formula, one for each root."""
+        return tuple(root.outputs[slot] for root, slot in zip(self.roots, self.slots, strict=True))
 
 
 class State(NamedTuple):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy.typing as npt
@@ -266,9 +267,11 @@ class Canonical:
 
     def _all_readings(self, tensor: gs.Tensor) -> list[Reading]:
         node = self.scope.producer(tensor)
-        if node is None or tensor is not node.outputs[0]:
+        if node is None:
             return []
         direct = self.direct(node)
+        if tensor is not node.outputs[0]:
+            return [] if direct is None else [replace(direct, output=node.output_slot(tensor))]
         found = [direct] if direct is not None else []
         return found if node.domain else found + list(derived(node, direct, self))
 

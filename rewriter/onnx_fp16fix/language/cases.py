@@ -136,10 +136,13 @@ def build_model(suite: Suite, given: Mapping[str, Given], opset: int = 17) -> on
 
 
 def _constant(entry: Given, facts: Mapping[str, float]) -> Any:
-    shape = tuple(int(size) for size in entry.shape or ())
+    shape, dtype = (
+        tuple(int(size) for size in entry.shape or ()),
+        helper.tensor_dtype_to_np_dtype(entry.dtype),
+    )
     if "all" in facts:
-        return np.full(shape, facts["all"], np.float32)
-    values = np.full(shape, facts["fill"], np.float32)
+        return np.full(shape, facts["all"], dtype)
+    values = np.full(shape, facts["fill"], dtype)
     return np.triu(values, 1) if len(shape) > 1 else values
 
 

@@ -17,6 +17,7 @@ from onnx_fp16fix.language.expression import (
     Logic,
     Member,
     Name,
+    Output,
     Suite,
     walk,
 )
@@ -208,11 +209,21 @@ def _template(expr: Expr, names: Names, problems: list[Problem]) -> None:
         )
     elif isinstance(expr, Call) and expr.function not in FACTS and expr.function not in MATH:
         _template_call(expr, names, problems)
+    elif isinstance(expr, Output):
+        _template_call(expr.call, names, problems)
+        _check_outputs(expr, problems)
     elif isinstance(expr, Call | Listing | Member):
         check_guard(expr, names, problems)
     else:
         for child in _operands(expr):
             _template(child, names, problems)
+
+
+def _check_outputs(expr: Output, problems: list[Problem]) -> None:
+    prefix, _, op = expr.call.function.rpartition(".")
+    if prefix in ("", "op") and operations.is_known(op) and operations.most_outputs(op) < expr.count:
+        message = f"{op} does not have {expr.count} outputs"
+        problems.append(expr.call.place.problem("RULE-OP", message))
 
 
 def _template_call(call: Call, names: Names, problems: list[Problem]) -> None:

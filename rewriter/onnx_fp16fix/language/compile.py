@@ -4,12 +4,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from dataclasses import replace
 from fractions import Fraction
 
 from onnx_fp16fix.errors import Problem
 from onnx_fp16fix.language import operations
 from onnx_fp16fix.language.combine import may_nest
-from onnx_fp16fix.language.expression import Binary, Call, Expr, Listing, Name, Number, Suite, Text, Unary
+from onnx_fp16fix.language.expression import (
+    Binary,
+    Call,
+    Expr,
+    Listing,
+    Name,
+    Number,
+    Output,
+    Suite,
+    Text,
+    Unary,
+)
 from onnx_fp16fix.language.pattern import (
     Capture,
     Combination,
@@ -56,6 +68,7 @@ class _Compiler:
         self.problems = problems
         self.uses = Uses()
         self.named: dict[str, Inner] = {}
+        self.nodes: dict[Call, Pattern] = {}
         self.read: set[str] = set()
 
     def suite(self, suite: Suite) -> tuple[Pattern | None, Uses]:
@@ -63,7 +76,8 @@ class _Compiler:
         for name, expr in suite.steps:
             if name.id in self.named or name.id in self.uses.tensors:
                 self.report(name.place, "RULE-NAME", f"'{name.id}' is already bound in this pattern")
-            self.named[name.id] = Inner(name.id, self.pattern(expr))
+            found = self.output(expr) if isinstance(expr, Output) else self.pattern(expr)
+            self.named[name.id] = Inner(name.id, found)
             self.uses.inner[name.id] = name.place
         result = self.roots(suite.result) if isinstance(suite.result, Listing) else self.pattern(suite.result)
         for name, _ in suite.steps:
@@ -114,6 +128,22 @@ class _Compiler:
         words = {Listing: "several roots", Text: "quoted text"}
         message = f"{words.get(type(expr), 'this')} cannot stand in a pattern"
         return self.report(expr.place, "RULE-PATTERN", message)
+
+    def output(self, expr: Output) -> Pattern:
+        """One output of ``a, b = Op(...)``; the op is read once for all of them."""
+        if expr.call not in self.nodes:
+            self.nodes[expr.call] = self.several(expr.call, expr.count)
+        node = self.nodes[expr.call]
+        return replace(node, output=expr.slot) if isinstance(node, Operation) else node
+
+    def several(self, call: Call, count: int) -> Pattern:
+        known = len(self.problems)
+        node = self.pattern(call)
+        if len(self.problems) > known:
+            return Wild()
+        if not isinstance(node, Operation) or not (node.domain or count <= operations.most_outputs(node.op)):
+            return self.report(call.place, "RULE-OP", f"{call.function} does not have {count} outputs")
+        return replace(node, outputs=count, group=f"{call.place.line}:{call.place.column}")
 
     def name(self, name: Name) -> Pattern:
         if name.id == "_":

@@ -7,12 +7,13 @@ get new names, because a name's measured range belongs to its old values.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import onnx_graphsurgeon as gs
 from onnx import TensorProto, helper
 
 from onnx_fp16fix.graph import ScopeView
@@ -81,7 +82,7 @@ class ScopeEditor:
 
     def emitter(self, rule: Rule, match: Match) -> Emitter:
         """Where the new nodes of a match are written. Raises Untranslatable where no float type is known."""
-        output = match.root.outputs[0].name
+        output = str(match.results[0].name)
         dtype = self.scope.dtype(output) or self._constant_type(match)
         if dtype not in _FLOATS:  # an index, or what a quantizer makes: what it is made from tells
             dtype = self._captured_type(match)
@@ -135,7 +136,7 @@ class ScopeEditor:
         return self._place(match, emitter, results)
 
     def _place(self, match: Match, emitter: Emitter, results: Sequence[str]) -> Edit:
-        outputs = [root.outputs[0].name for root in match.roots]
+        outputs = [str(tensor.name) for tensor in match.results]
         if len(results) != len(outputs):
             raise Untranslatable(
                 f"the pattern has {counted(len(outputs), 'root')}, the replacement {counted(len(results), 'result')}"
@@ -151,18 +152,19 @@ class ScopeEditor:
             self._check_type(emitter, output)
         position = self._position(match)
         nodes = emitter.flush(self.patch, self.pool, lambda _: position)
-        roots = {root.index for root in match.roots}
-        self.patch.removed |= roots
-        removed = [*roots, *self._unshared(match)]
-        names = tuple(self._name(index) for index in sorted(removed))
-        return Edit(frozenset(removed), frozenset(), names, tuple(node.name for node in nodes))
+        gone, kept = self._gone(match)
+        self.patch.removed |= gone & {root.index for root in match.roots}
+        for index in kept:
+            self._rewirer.keep(index, set(outputs), emitter.rule)
+        names = tuple(self._name(index) for index in sorted(gone))
+        return Edit(frozenset(gone | kept), frozenset(), names, tuple(node.name for node in nodes))
 
     def _position(self, match: Match) -> int:
         """Where the new nodes go: after all they read, before the first reader of a root."""
         if not match.others:
             return match.root.index
         last = max(root.index for root in match.roots)
-        readers = [node.index for root in match.roots for node, _ in self.scope.consumers(root.outputs[0])]
+        readers = [node.index for result in match.results for node, _ in self.scope.consumers(result)]
         if min((index for index in readers if index not in match.nodes), default=last) >= last:
             return last
         first = min(root.index for root in match.roots)
@@ -172,17 +174,31 @@ class ScopeEditor:
             raise Untranslatable("one root is read before another one can be computed")
         return first
 
-    def _unshared(self, match: Match) -> list[int]:
-        """Inner nodes that only the match reads."""
+    def _gone(self, match: Match) -> tuple[set[int], set[int]]:
+        """Matched nodes that nothing reads after the replacement, and roots that stay for what else they make."""
+        results = {id(tensor) for tensor in match.results}
         roots = {root.index for root in match.roots}
-        gone = set(roots)
-        for index in sorted(match.nodes - gone, reverse=True):
-            tensors = self.scope.nodes[index].outputs
-            outside = any(self.scope.outside_uses(tensor) for tensor in tensors if not tensor.is_empty())
-            readers = {node.index for tensor in tensors for node, _ in self.scope.consumers(tensor)}
-            if not outside and readers <= gone:
-                gone.add(index)
-        return sorted(gone - roots)
+        kept = set[int]()
+        while True:
+            gone = roots - kept
+            for index in sorted(match.nodes - roots, reverse=True):
+                if not self._is_read(self.scope.nodes[index].outputs, gone):
+                    gone.add(index)
+            needed = {
+                index
+                for index in roots - kept
+                if self._is_read([t for t in self.scope.nodes[index].outputs if id(t) not in results], gone)
+            }
+            if not needed:
+                return gone, kept
+            kept |= needed
+
+    def _is_read(self, tensors: Iterable[gs.Tensor], gone: set[int]) -> bool:
+        """Whether anything but these nodes reads one of the values."""
+        made = [tensor for tensor in tensors if not tensor.is_empty()]
+        if any(self.scope.outside_uses(tensor) for tensor in made):
+            return True
+        return any(node.index not in gone for tensor in made for node, _ in self.scope.consumers(tensor))
 
     def _check_type(self, emitter: Emitter, output: str) -> None:
         """The replacement must have the type and shape of what it replaces, as far as both are known."""

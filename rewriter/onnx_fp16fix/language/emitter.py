@@ -86,20 +86,27 @@ class Emitter:
         self, op: str, domain: str, inputs: Sequence[str], attributes: dict[str, Any], output: str = ""
     ) -> str:
         """Add one node and return the name of its output. Attributes become inputs where the opset wants that."""
-        inputs = list(inputs)
+        return self.several(
+            op, domain, inputs, attributes, [output or self.names.fresh(f"{self.base}/{op}")]
+        )[0]
+
+    def several(
+        self, op: str, domain: str, inputs: Sequence[str], attributes: dict[str, Any], outputs: Sequence[str]
+    ) -> list[str]:
+        """Add one node with these outputs, "" where one is not needed."""
+        inputs, name = list(inputs), next(filter(None, outputs))
         if not domain:
             attributes = self._place_attributes(op, inputs, attributes)
         else:
             attributes = {key: _whole(value) for key, value in attributes.items()}
-        name = output or self.names.fresh(f"{self.base}/{op}")
         try:
-            node = helper.make_node(op, inputs, [name], name=name, domain=domain, **attributes)
+            node = helper.make_node(op, inputs, outputs, name=name, domain=domain, **attributes)
         except (TypeError, ValueError) as error:
             raise Untranslatable(f"{op}: {error}") from None
         if self.with_metadata:
             node.metadata_props.add(key=METADATA_KEY, value=self.rule)
         self.nodes.append(node)
-        return name
+        return list(outputs)
 
     def _place_attributes(self, op: str, inputs: list[str], attributes: dict[str, Any]) -> dict[str, Any]:
         kept: dict[str, Any] = {}

@@ -21,6 +21,7 @@ __all__ = [
     "Member",
     "Name",
     "Number",
+    "Output",
     "Suite",
     "Text",
     "Unary",
@@ -128,12 +129,22 @@ class Call:
     place: Place
 
 
-Expr = Name | Number | Text | Unary | Binary | Compare | Logic | Listing | Index | Member | Call
+@dataclass(frozen=True, slots=True)
+class Output:
+    """One of the ``count`` outputs of ``v, i = TopK(x, k)``: the value of the step that names it."""
+
+    call: Call
+    slot: int
+    count: int
+    place: Place
+
+
+Expr = Name | Number | Text | Unary | Binary | Compare | Logic | Listing | Index | Member | Call | Output
 
 
 @dataclass(frozen=True, slots=True)
 class Suite:
-    """Assignments in order, then the value."""
+    """Assignments in order, then the value. ``v, i = ...`` is one step for each name (``_`` aside)."""
 
     steps: tuple[tuple[Name, Expr], ...]
     result: Expr
@@ -159,6 +170,8 @@ def _children(expr: Expr) -> tuple[Expr, ...]:
         return expr.items
     if isinstance(expr, Index):
         return (expr.value, expr.index)
+    if isinstance(expr, Output):
+        return (expr.call,)
     if isinstance(expr, Call):
         names = tuple(name for name in (expr.star, expr.stars) if name is not None)
         return (*expr.args, *(value for _, value in expr.keywords), *names)

@@ -156,6 +156,8 @@ class MatchFacts:
             return self._unbound(f"{label} unknown ('{name}' is not bound in this alternative)")
         if function in _OF_CONSTANTS:
             return self._kept(function, binding, label)
+        if function == "is_mask" and binding.tensor is not None:
+            return self._is_mask(binding.tensor, label)
         if (
             function in _BOUNDS
             and (variable := self.variables.get(name)) is not None
@@ -169,6 +171,17 @@ class MatchFacts:
         if function in _BOUNDS or function == "rms_min":
             return self._range(function, binding.tensor, label)
         return self._structure(function, binding.tensor, arguments, label)
+
+    def _is_mask(self, tensor: gs.Tensor, label: str) -> Any:
+        """Whether all values that were seen are zeros and ones; the margin has no say in that."""
+        if self.match.scope.dtype(tensor.name) == onnx.TensorProto.BOOL:
+            return True
+        values, measured = self.matcher.values(Binding(tensor)), self.ranges.measured(tensor)
+        if values is not None:
+            return bool(((values == 0) | (values == 1)).all())
+        if measured is None:
+            return Unknown((f"{label} unknown (no calibration for '{tensor.name}')",))
+        return measured.minimum >= 0 and measured.maximum <= 1 <= measured.smallest and not measured.nonfinite
 
     def _kept(self, function: str, binding: Binding, label: str) -> Any:
         """The fact of a constant; a number is kept for other matches."""

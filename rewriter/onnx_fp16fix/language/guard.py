@@ -52,6 +52,7 @@ FACTS: Final[dict[str, Fact]] = {
     "is_finite": Fact(("const",)),
     "is_pow2": Fact(("const",)),
     "is_trailing": Fact(("axes", "number")),
+    "is_mask": Fact(("tensor",)),
 }
 """Functions that ask for a fact of the match; documented in docs/rule-language.md."""
 

@@ -30,6 +30,7 @@ from onnx_fp16fix.language.pattern import (
     Roots,
     Wild,
 )
+from onnx_fp16fix.language.roots import root_slot
 from onnx_fp16fix.language.rule import Variable
 from onnx_fp16fix.language.same import same_value
 from onnx_fp16fix.language.sketch import Sketches
@@ -68,14 +69,14 @@ class Matcher:
         self, pattern: Pattern, root: ViewNode, variables: Mapping[str, Variable], shared: bool
     ) -> Match | None:
         """The match with its (first) root at this node, or None. ``shared`` allows other users of inner values."""
-        if not root.outputs or root.outputs[0].is_empty():
+        slots = _slots(pattern)
+        if len(root.outputs) <= slots[0] or root.outputs[slots[0]].is_empty():
             return None
         self._steps, self.variables = 0, variables
         try:
-            for state in self._rooted(pattern, root):
-                match = Match(
-                    self.scope, root, state.nodes, state.bindings, state.rest, state.rest_kind, state.others
-                )
+            for state in self._rooted(pattern, root, slots[0]):
+                bindings, rest, kind = state.bindings, state.rest, state.rest_kind
+                match = Match(self.scope, root, state.nodes, bindings, rest, kind, state.others, slots)
                 problem = self._unsound(match) or ("" if shared else self._read_outside(match))
                 if not problem:
                     return match
@@ -85,25 +86,19 @@ class Matcher:
             self.exhausted += 1
         return None
 
-    def _rooted(self, pattern: Pattern, root: ViewNode) -> Iterator[State]:
+    def _rooted(self, pattern: Pattern, root: ViewNode, slot: int) -> Iterator[State]:
         first, *others = pattern.patterns if isinstance(pattern, Roots) else (pattern,)
-        for state in self.match(first, Term(root.outputs[0]), State({}), at_root=not others):
+        for state in self.match(first, Term(root.outputs[slot]), State({}), at_root=not others):
             if root.index not in state.nodes:
                 continue  # a reading that looks through the root only
             if others:
-                yield from other_roots(self, others, state, {root.index})
+                yield from other_roots(self, others, state, {(root.index, slot)})
             else:
                 yield state
 
     def _unsound(self, match: Match) -> str:
-        """What is wrong: a second output in use, or a captured or remaining value that the match itself makes."""
+        """What is wrong: a captured or remaining value that the match itself makes."""
         scope, strip = self.scope, self.canonical.strip
-        for index in match.nodes:
-            outputs = scope.nodes[index].outputs
-            for tensor in outputs[1:] if len(outputs) > 1 else ():
-                if not tensor.is_empty() and (scope.consumers(tensor) or scope.outside_uses(tensor)):
-                    label = scope.nodes[index].label
-                    return f"inner: the further output '{tensor.name}' of '{label}' is in use"
         captured = [b.tensor for b in match.bindings.values() if b.tensor is not None and not b.inner]
         rest = [term for term, _ in match.rest]
         if rest and (problem := self._read_as_rest_too(match, rest)):
@@ -124,10 +119,10 @@ class Matcher:
         return ""
 
     def _read_outside(self, match: Match) -> str:
-        roots = [root.index for root in match.roots]
+        results = [id(tensor) for tensor in match.results]
         for index in match.nodes:
-            for tensor in self.scope.nodes[index].outputs if index not in roots else ():
-                if tensor.is_empty():
+            for tensor in self.scope.nodes[index].outputs:
+                if tensor.is_empty() or id(tensor) in results:
                     continue
                 if self.scope.outside_uses(tensor):
                     return f"inner: '{tensor.name}' leaves the graph or is read in a body"
@@ -233,3 +228,8 @@ class Matcher:
             return values
         with np.errstate(all="ignore"):
             return np.asarray(binding.sign * values**binding.power)
+
+
+def _slots(pattern: Pattern) -> tuple[int, ...]:
+    """Which output of its node each root is."""
+    return tuple(map(root_slot, pattern.patterns)) if isinstance(pattern, Roots) else (root_slot(pattern),)

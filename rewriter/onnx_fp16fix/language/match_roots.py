@@ -11,7 +11,7 @@ import onnx_graphsurgeon as gs
 from onnx_fp16fix.graph import ViewNode
 from onnx_fp16fix.language.bindings import State
 from onnx_fp16fix.language.pattern import Pattern
-from onnx_fp16fix.language.roots import root_ops
+from onnx_fp16fix.language.roots import root_ops, root_slot
 from onnx_fp16fix.language.terms import Term
 
 if TYPE_CHECKING:
@@ -24,22 +24,25 @@ _NEAR = 64
 
 
 def other_roots(
-    matcher: Matcher, patterns: Sequence[Pattern], state: State, roots: set[int]
+    matcher: Matcher, patterns: Sequence[Pattern], state: State, roots: set[tuple[int, int]]
 ) -> Iterator[State]:
     """Every way the further roots fit beside the first one; the state itself where there is none."""
     if not patterns:
         yield state
         return
-    ops, fitted = root_ops(patterns[0]), False
+    ops, slot, fitted = root_ops(patterns[0]), root_slot(patterns[0]), False
+    taken = state.nodes.difference(index for index, _ in roots)
     for node in _near(matcher, state):
-        if node.index in roots or node.op not in ops or not node.outputs or node.outputs[0].is_empty():
+        if (node.index, slot) in roots or node.index in taken or node.op not in ops:
             continue
-        for found in matcher.match(patterns[0], Term(node.outputs[0]), state):
-            if node.index not in found.nodes or node.index in state.nodes:
+        if len(node.outputs) <= slot or node.outputs[slot].is_empty():
+            continue
+        for found in matcher.match(patterns[0], Term(node.outputs[slot]), state):
+            if node.index not in found.nodes:
                 continue
             fitted = True
             further = found._replace(others=(*state.others, node))
-            yield from other_roots(matcher, patterns[1:], further, roots | {node.index})
+            yield from other_roots(matcher, patterns[1:], further, roots | {(node.index, slot)})
     if not fitted and matcher.trace is not None:
         wanted = " or ".join(sorted(ops))
         matcher.trace.note(

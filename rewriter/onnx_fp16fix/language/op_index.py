@@ -12,7 +12,7 @@ from onnx_fp16fix.graph import ScopeView, ViewNode
 from onnx_fp16fix.language.canonical import DOING_NOTHING
 from onnx_fp16fix.language.combine import TREE_DEPTH
 from onnx_fp16fix.language.pattern import Combination, Either, Inner, Operation, Pattern, Roots
-from onnx_fp16fix.language.roots import needed_ops, root_ops, start_ops
+from onnx_fp16fix.language.roots import needed_ops, root_ops, root_slot, start_ops
 from onnx_fp16fix.language.rule import Variable
 from onnx_fp16fix.language.sketch import Sketch, Sketches
 from onnx_fp16fix.language.spellings import SPLITS
@@ -45,7 +45,7 @@ class OpIndex:
         self._direct: dict[int, int] = {}
         self._within: dict[tuple[Kinds, frozenset[str]], set[int]] = {}
         self._fit: dict[int, list[int]] = {}
-        self._terms = [Term(node.outputs[0]) if node.outputs else None for node in scope.nodes]
+        self._terms = {0: [Term(node.outputs[0]) if node.outputs else None for node in scope.nodes]}
 
     def roots(self, pattern: Pattern) -> list[int]:
         """Nodes where a match may have its (first) root, in order."""
@@ -72,18 +72,24 @@ class OpIndex:
         sketch = self.sketches.of(pattern, variables)
         key = sketch.number
         if isinstance(pattern, Roots):  # its sketch is that of the first root only
-            return self._fitting(sketch, self.roots(pattern))
+            return self._fitting(sketch, self.roots(pattern), root_slot(pattern))
         if key not in self._fit:
-            self._fit[key] = self._fitting(sketch, self.roots(pattern))
+            self._fit[key] = self._fitting(sketch, self.roots(pattern), root_slot(pattern))
         return self._fit[key]
 
-    def _fitting(self, sketch: Sketch, roots: list[int]) -> list[int]:
-        fits, terms, found = self.sketches.fits, self._terms, []
+    def _fitting(self, sketch: Sketch, roots: list[int], slot: int) -> list[int]:
+        fits, terms, found = self.sketches.fits, self._terms_at(slot), []
         for root in roots:
             term = terms[root]
             if term is not None and fits(sketch, term):
                 found.append(root)
         return found
+
+    def _terms_at(self, slot: int) -> list[Term | None]:
+        if slot not in self._terms:
+            outputs = (node.outputs for node in self.scope.nodes)
+            self._terms[slot] = [Term(each[slot]) if len(each) > slot else None for each in outputs]
+        return self._terms[slot]
 
     def likeness(self, pattern: Pattern, most: int) -> list[int]:
         """The nodes of a root's op that have most of the pattern's ops above them, best first."""

@@ -14,8 +14,10 @@ __all__ = [
     "attribute_names",
     "closest",
     "default_attributes",
+    "has_any_outputs",
     "is_known",
     "most_inputs",
+    "most_outputs",
     "moved_slot",
     "similar_ops",
     "takes_floats",
@@ -91,6 +93,19 @@ def takes_floats(op: str, attribute: str) -> bool:
 def most_inputs(op: str) -> int:
     """Most inputs any version takes."""
     return max(schema.max_input for schema in _schemas()[op])
+
+
+@cache
+def most_outputs(op: str) -> int:
+    """Most outputs any version has."""
+    return max(schema.max_output for schema in _schemas()[op])
+
+
+@cache
+def has_any_outputs(op: str) -> bool:
+    """Whether a node of the op may have any number of outputs, all of equal rank, as Split has."""
+    kinds = [schema.outputs[-1].option for schema in _schemas().get(op, ()) if schema.outputs]
+    return onnx.defs.OpSchema.FormalParameterOption.Variadic in kinds
 
 
 @cache

@@ -21,6 +21,7 @@ from onnx_fp16fix.language.expression import (
     Member,
     Name,
     Number,
+    Output,
     Suite,
     Text,
     Unary,
@@ -132,14 +133,28 @@ class _Reader:
         for statement in body[:-1]:
             if not isinstance(statement, ast.Assign) or len(statement.targets) != 1:
                 raise self.refuse(statement, "each line but the last must read 'name = expression'")
-            target = statement.targets[0]
-            if not isinstance(target, ast.Name) or target.id == "_":
-                raise self.refuse(target, "only a plain name can stand left of '='")
-            steps.append((Name(target.id, self.place(target)), self.expr(statement.value, 0)))
+            steps += self.step(statement.targets[0], self.expr(statement.value, 0))
         last = body[-1]
         if not isinstance(last, ast.Expr):
             raise self.refuse(last, "the last line must be an expression, it is the result")
         return Suite(tuple(steps), self.expr(last.value, 0))
+
+    def step(self, target: ast.expr, value: Expr) -> list[tuple[Name, Expr]]:
+        """``name = value``, or ``a, _, b = Op(...)``: a name for each output of an op, ``_`` where it is not needed."""
+        several = isinstance(target, ast.Tuple)
+        targets = target.elts if isinstance(target, ast.Tuple) else [target]
+        names = [Name(each.id, self.place(each)) for each in targets if isinstance(each, ast.Name)]
+        if len(names) < len(targets) or all(name.id == "_" for name in names):
+            raise self.refuse(target, "only a plain name, or several, can stand left of '='")
+        if not several:
+            return [(names[0], value)]
+        if not isinstance(value, Call):
+            raise self.refuse(target, "several names can only be given to the outputs of an op")
+        return [
+            (name, Output(value, slot, len(names), name.place))
+            for slot, name in enumerate(names)
+            if name.id != "_"
+        ]
 
     def expr(self, node: ast.expr, depth: int) -> Expr:
         if depth > MAX_DEPTH:

@@ -73,7 +73,8 @@ class Operation(_Sized):
     """One op. ``literal`` (``op.Div``) takes that very node and no other spelling.
 
     ``attributes`` hold the expressions as written: a literal, or a name that is bound. ``star`` takes the remaining
-    inputs, ``stars`` the remaining attributes; without it those not mentioned must have their default.
+    inputs, ``stars`` the remaining attributes; without it those not mentioned must have their default. The value is the
+    ``output`` of so many ``outputs``; those of one ``group`` are of one node.
     """
 
     op: str
@@ -83,6 +84,9 @@ class Operation(_Sized):
     star: str | None
     attributes: tuple[tuple[str, Expr], ...]
     stars: str | None
+    output: int = 0
+    outputs: int = 1
+    group: str = ""
 
 
 @dataclass(frozen=True, slots=True)

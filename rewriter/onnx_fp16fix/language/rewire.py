@@ -21,16 +21,16 @@ class Rewirer:
 
     def __init__(self, scope: ScopeView, patch: Patch, names: Names) -> None:
         self.scope, self.patch, self.names = scope, patch, names
-        self._clones: dict[tuple[int, tuple[str, ...]], str] = {}
+        self._clones: dict[tuple[int, tuple[str, ...]], tuple[str, ...]] = {}
 
     def rewire(
         self, rule: Rule, match: Match, slots: Mapping[tuple[int, int], str]
     ) -> tuple[set[int], set[int]]:
         """Rewrite the matched nodes that see a change; nodes others need too are left, and a copy is made."""
         renamed: dict[str, str] = {}
+        results = {str(tensor.name) for tensor in match.results}
         changed = self._affected(match, slots)
         taken = self._owned(match, changed)
-        roots = {root.index for root in match.roots}
         for index in sorted(changed):
             node = self.scope.nodes[index]
             proto = NodeProto()
@@ -39,28 +39,48 @@ class Rewirer:
                 proto.input[slot] = slots.get((index, slot), renamed.get(name, name))
             if index in taken:
                 self.patch.replaced[index] = proto
-                if index not in roots:
-                    self._new_names(proto, renamed, rule)
+                self._new_names(proto, renamed, rule, results)
             else:
-                self._copy(index, proto, renamed, rule)
-            self._mark(proto, rule)
+                self._copy(index, proto, renamed, rule, results)
+            self.mark(proto, rule)
         return taken, changed - taken
 
-    def _new_names(self, proto: NodeProto, renamed: dict[str, str], rule: Rule) -> None:
+    def keep(self, index: int, results: set[str], rule: str) -> None:
+        """Leave a root for what else it makes; its results are made elsewhere and get other names here."""
+        proto = NodeProto()
+        proto.CopyFrom(self.scope.nodes[index].proto)
+        for slot, name in enumerate(proto.output):
+            if name in results:
+                proto.output[slot] = self.names.fresh(f"{name}/fp16fix/{rule}/{proto.op_type}")
+        self.patch.replaced[index] = proto
+
+    def _new_names(self, proto: NodeProto, renamed: dict[str, str], rule: Rule, results: set[str]) -> None:
+        """Inner values have changed, so their names, by which ranges go, change too."""
         for slot, old in enumerate(proto.output):
-            if old:
+            if old and old not in results:
                 renamed[old] = proto.output[slot] = self.names.fresh(
                     f"{old}/fp16fix/{rule.id}/{proto.op_type}"
                 )
 
-    def _copy(self, index: int, proto: NodeProto, renamed: dict[str, str], rule: Rule) -> None:
+    def _copy(
+        self, index: int, proto: NodeProto, renamed: dict[str, str], rule: Rule, results: set[str]
+    ) -> None:
         """Insert a changed copy of a node; matches that change it in the same way share one copy."""
-        key, old = (index, tuple(proto.input)), proto.output[0]
-        if key in self._clones:
-            renamed[old] = self._clones[key]
+        old = tuple(proto.output)
+        is_root = not results.isdisjoint(old)
+        key = (index, tuple(proto.input))
+        if key in self._clones and not is_root:
+            renamed.update(zip(old, self._clones[key], strict=True))
             return
-        self._new_names(proto, renamed, rule)
-        self._clones[key] = proto.name = renamed[old]
+        if is_root:
+            self.keep(index, results, rule.id)
+        self._new_names(proto, renamed, rule, results)
+        self._clones[key] = tuple(proto.output)
+        proto.name = (
+            proto.output[0]
+            if not is_root
+            else self.names.fresh(f"{old[0]}/fp16fix/{rule.id}/{proto.op_type}")
+        )
         self.patch.insert(index + 1, proto)
 
     def _affected(self, match: Match, slots: Mapping[tuple[int, int], str]) -> set[int]:
@@ -76,11 +96,22 @@ class Rewirer:
 
     def _owned(self, match: Match, changed: set[int]) -> set[int]:
         """Nodes that nothing needs as they are; what a node reads that stays for others stays as well."""
-        owned = {root.index for root in match.roots}
-        for index in sorted(changed - owned, reverse=True):
-            if self._is_inside(self.scope.nodes[index].outputs, owned):
-                owned.add(index)
-        return owned
+        results = {id(tensor) for tensor in match.results}
+        roots = {root.index for root in match.roots}
+        going = set(roots)
+        while True:
+            owned = set(going)
+            for index in sorted(changed - roots, reverse=True):
+                if self._is_inside(self.scope.nodes[index].outputs, owned):
+                    owned.add(index)
+            further = {
+                index: [tensor for tensor in self.scope.nodes[index].outputs if id(tensor) not in results]
+                for index in going
+            }
+            needed = {index for index in going if not self._is_inside(further[index], owned)}
+            if not needed:
+                return owned
+            going -= needed
 
     def _is_inside(self, tensors: Iterable[Any], owned: set[int]) -> bool:
         for tensor in tensors:
@@ -92,7 +123,7 @@ class Rewirer:
                 return False
         return True
 
-    def _mark(self, proto: NodeProto, rule: Rule) -> None:
+    def mark(self, proto: NodeProto, rule: Rule) -> None:
         if self.scope.model.proto.ir_version >= 10 and all(
             p.key != METADATA_KEY for p in proto.metadata_props
         ):

@@ -17,7 +17,7 @@ from onnx_fp16fix.language.pattern import (
 )
 from onnx_fp16fix.language.spellings import DERIVED_FROM, SPLITS
 
-__all__ = ["needed_ops", "root_ops", "start_ops"]
+__all__ = ["needed_ops", "root_ops", "root_slot", "start_ops"]
 
 
 def start_ops(pattern: Pattern) -> frozenset[str] | None:
@@ -48,6 +48,15 @@ def root_ops(pattern: Pattern) -> frozenset[str]:
         extra = () if pattern.literal else DERIVED_FROM.get(pattern.op, ())
         return frozenset((pattern.op, *extra))
     return frozenset()
+
+
+def root_slot(pattern: Pattern) -> int:
+    """Which output of the node at the root the (first) result is."""
+    if isinstance(pattern, Inner | Moved):
+        return root_slot(pattern.pattern)
+    if isinstance(pattern, Roots):
+        return root_slot(pattern.patterns[0])
+    return pattern.output if isinstance(pattern, Operation) else 0
 
 
 def needed_ops(pattern: Pattern) -> Iterator[frozenset[str]]:

@@ -33,7 +33,7 @@ def same_value(view: Canonical, left: gs.Tensor, right: gs.Tensor, depth: int = 
     first, second = view.scope.producer(left), view.scope.producer(right)
     if first is None or second is None or not _alike(first, second):
         return False
-    if left is not first.outputs[0] or right is not second.outputs[0]:
+    if first.output_slot(left) != second.output_slot(right):
         return False
     return all(
         (a.is_empty() and b.is_empty())

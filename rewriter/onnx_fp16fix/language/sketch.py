@@ -152,7 +152,11 @@ class _Operation(Sketch):
     def test(self, asked: Sketches, term: Term) -> bool:
         pattern = self.pattern
         for reading in asked.canonical.readings(term):
-            if reading.op != pattern.op or reading.domain != pattern.domain:
+            if (
+                reading.op != pattern.op
+                or reading.domain != pattern.domain
+                or reading.output != pattern.output
+            ):
                 continue
             if pattern.literal and not reading.direct:
                 continue
@@ -258,7 +262,7 @@ class Sketches:
             sketch = _Combination(pattern.kind, parts, pattern.number)
         elif isinstance(pattern, Operation):
             args = tuple(self.of(argument, variables) for argument in pattern.args)
-            about = (pattern.domain, pattern.op, pattern.literal, pattern.star is None)
+            about = (pattern.domain, pattern.op, pattern.output, pattern.literal, pattern.star is None)
             key, sketch = (*about, *(argument.number for argument in args)), _Operation(pattern, args)
         elif not isinstance(pattern, Wild):
             raise TypeError(pattern)

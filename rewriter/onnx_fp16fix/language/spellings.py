@@ -47,7 +47,7 @@ RELATIVE = 1e-6
 INPUT_ATTRIBUTES: Final = {
     op: tuple(name for (other, name) in INPUT_SINCE if other == op)
     for op, _ in INPUT_SINCE
-    if op.startswith("Reduce") or op in ("Squeeze", "Unsqueeze")
+    if op.startswith("Reduce") or op in ("Squeeze", "Unsqueeze", "Split")
 }
 """Attributes read back from their inputs; Clip, Dropout and the rest keep theirs as operands."""
 
@@ -216,6 +216,8 @@ def normalise(node: ViewNode, attributes: dict[str, Any], view: Canonical) -> bo
         return True
     if node.op.startswith("Reduce") or node.op in ("Squeeze", "Unsqueeze"):
         return _normalise_axes(node, attributes, view)
+    if node.op == "Split":
+        return _normalise_parts(node, attributes, view)
     if node.op in ("Softmax", "LogSoftmax", "Hardmax") and not _is_function(view):
         shape = view.scope.shape(node.inputs[0].name)
         axis = int(attributes.get("axis", -1))
@@ -224,6 +226,18 @@ def normalise(node: ViewNode, attributes: dict[str, Any], view: Canonical) -> bo
         # before opset 13 everything from the axis on is one row; the same only for the last axis
         return view.opset >= 13 or (shape is not None and attributes["axis"] == len(shape) - 1)
     return True
+
+
+def _normalise_parts(node: ViewNode, attributes: dict[str, Any], view: Canonical) -> bool:
+    """Equal parts are told by their number alone, as before opset 18 and without ``split``."""
+    shape, axis = view.scope.shape(node.inputs[0].name), int(attributes.get("axis", 0))
+    size = shape[axis] if shape is not None and -len(shape) <= axis < len(shape) else None
+    parts = attributes.get("split")
+    if parts is not None and len(set(parts)) == 1:
+        del attributes["split"]
+    if attributes.pop("num_outputs", None) is None:
+        return True
+    return isinstance(size, int) and size % len(node.outputs) == 0  # else the last part is smaller
 
 
 def _is_function(view: Canonical) -> bool:

@@ -19,6 +19,7 @@ from onnx_fp16fix.language.expression import (
     Member,
     Name,
     Number,
+    Output,
     Suite,
     Text,
     Unary,
@@ -65,6 +66,7 @@ class Template:
         self.emitter, self.facts = emitter, facts
         self.values: dict[str, Value] = dict(tensors)
         self.rests = rests or {}
+        self._made: dict[Call, list[str]] = {}
 
     def suite(self, suite: Suite, name_steps: bool = False) -> Value:
         """Value of the suite. ``name_steps`` calls the output of each step by the step's name."""
@@ -96,6 +98,8 @@ class Template:
             return self._binary(expr.op, self.value(expr.left), self.value(expr.right))
         if isinstance(expr, Call):
             return self._call(expr)
+        if isinstance(expr, Output):
+            return Ref(self._outputs(expr)[expr.slot])
         raise Untranslatable("this expression has no meaning in a replacement")
 
     def operand(self, value: Value) -> str:
@@ -122,7 +126,8 @@ class Template:
             return self._is_plain(expr.operand)
         if isinstance(expr, Binary):
             return self._is_plain(expr.left) and self._is_plain(expr.right)
-        return True  # lists, comparisons and indices hold numbers only; checked at load
+        # lists, comparisons and indices hold numbers only; checked at load
+        return not isinstance(expr, Output)
 
     def _plain(self, expr: Expr) -> Value:
         value = evaluate(expr, self.facts)
@@ -154,14 +159,26 @@ class Template:
             raise Untranslatable(f"'{op}' has no meaning in a replacement")
         return Ref(self.emitter.call(_OPS[op], "", [self.operand(left), self.operand(right)], {}))
 
+    def _outputs(self, expr: Output) -> list[str]:
+        """All outputs of the node that a step with several names makes, once for all of them."""
+        if expr.call not in self._made:
+            op, domain, inputs, attributes = self._node(expr.call)
+            fresh = [self.emitter.names.fresh(f"{self.emitter.base}/{op}") for _ in range(expr.count)]
+            self._made[expr.call] = self.emitter.several(op, domain, inputs, attributes, fresh)
+        return self._made[expr.call]
+
     def _call(self, call: Call) -> Value:
+        return Ref(self.emitter.call(*self._node(call)))
+
+    def _node(self, call: Call) -> tuple[str, str, list[str], dict[str, Any]]:
+        """Op, domain, inputs and attributes."""
         prefix, _, op = call.function.rpartition(".")
         inputs = [self.operand(self.value(argument)) for argument in call.args]
         if call.star is not None:
             inputs += [tensor.name if tensor is not None else "" for tensor in self.rests[call.star.id]]
         attributes: dict[str, Any] = dict(self.rests[call.stars.id]) if call.stars is not None else {}
         attributes.update({key: self._attribute(value) for key, value in call.keywords})
-        return Ref(self.emitter.call(op, "" if prefix == "op" else prefix, inputs, attributes))
+        return op, "" if prefix == "op" else prefix, inputs, attributes
 
     def _attribute(self, expr: Expr) -> Any:
         if isinstance(expr, Listing):

@@ -44,7 +44,10 @@ class Parts:
 
 @dataclass(slots=True, eq=False)
 class Reading:
-    """A value as the result of one op: defaults filled in, axes normalised, moved attributes back in place."""
+    """A value as the result of one op: defaults filled in, axes normalised, moved attributes back in place.
+
+    ``output``: which of the outputs it is.
+    """
 
     op: str
     domain: str
@@ -52,12 +55,14 @@ class Reading:
     attributes: dict[str, Any]
     nodes: tuple[int, ...] = ()
     direct: bool = True
+    output: int = 0
 
     def after(self, passed: tuple[int, ...]) -> Reading:
         """The same beyond nodes that do nothing."""
         if not passed:
             return self
-        return Reading(self.op, self.domain, self.args, self.attributes, (*self.nodes, *passed), self.direct)
+        nodes = (*self.nodes, *passed)
+        return Reading(self.op, self.domain, self.args, self.attributes, nodes, self.direct, self.output)
 
 
 def whole(weight: Weight) -> Weight:

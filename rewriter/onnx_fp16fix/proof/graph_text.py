@@ -9,7 +9,18 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from onnx_fp16fix.language.expression import Binary, Call, Expr, Listing, Name, Number, Suite, Text, Unary
+from onnx_fp16fix.language.expression import (
+    Binary,
+    Call,
+    Expr,
+    Listing,
+    Name,
+    Number,
+    Output,
+    Suite,
+    Text,
+    Unary,
+)
 from onnx_fp16fix.language.yaml_source import Place
 from onnx_fp16fix.proof.text import suite_text
 
@@ -39,6 +50,9 @@ class _Reader:
         steps: list[tuple[Name, Expr]] = []
         final = self.graph.output[0].name
         for node in self.graph.node:
+            if sum(map(bool, node.output)) > 1:
+                steps += self._outputs(node)
+                continue
             output, expr = node.output[0], self._node(node)
             own = "/" not in output and output.isidentifier()
             if output != final and (own or self.uses[output] != 1):
@@ -48,6 +62,19 @@ class _Reader:
                 expr = name
             self.known[output] = expr
         return Suite(tuple(steps), self._value(final))
+
+    def _outputs(self, node: onnx.NodeProto) -> list[tuple[Name, Expr]]:
+        """A step for each output of a node with several."""
+        call, steps = self._node(node), list[tuple[Name, Expr]]()
+        assert isinstance(call, Call)
+        for slot, output in enumerate(node.output):
+            if output:
+                own = "/" not in output and output.isidentifier()
+                name = Name(output if own else self._fresh(node.op_type), _HERE)
+                self.taken.add(name.id)
+                self.known[output] = name
+                steps.append((name, Output(call, slot, len(node.output), _HERE)))
+        return steps
 
     def _fresh(self, op: str) -> str:
         base = op.lower()

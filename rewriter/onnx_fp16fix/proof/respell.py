@@ -10,7 +10,18 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from onnx_fp16fix.language.expression import Binary, Call, Expr, Listing, Name, Number, Suite, Unary, walk
+from onnx_fp16fix.language.expression import (
+    Binary,
+    Call,
+    Expr,
+    Listing,
+    Name,
+    Number,
+    Output,
+    Suite,
+    Unary,
+    walk,
+)
 from onnx_fp16fix.language.pattern import Operation, patterns_in
 from onnx_fp16fix.language.rule import Rule
 from onnx_fp16fix.proof.text import suite_text
@@ -48,6 +59,7 @@ def respell(suite: Suite, shape_of: ShapeOf) -> Iterator[Spelling]:
 
 def places(suite: Suite) -> Iterator[tuple[Expr, Callable[[Expr], Suite]]]:
     """Every operand of the suite with the function that puts another in its place."""
+    several: set[Call] = set()
     for index, (name, expr) in enumerate(suite.steps):
 
         def put(new: Expr, index: int = index, name: Name = name) -> Suite:
@@ -55,8 +67,30 @@ def places(suite: Suite) -> Iterator[tuple[Expr, Callable[[Expr], Suite]]]:
             steps[index] = (name, new)
             return Suite(tuple(steps), suite.result)
 
-        yield from _inside(expr, put)
+        if not isinstance(expr, Output):
+            yield from _inside(expr, put)
+        elif expr.call not in several:  # once for all the names of its outputs
+            several.add(expr.call)
+            yield from (
+                (part, other)
+                for part, other in _inside(expr.call, _putter(suite, expr.call))
+                if part is not expr.call
+            )
     yield from _inside(suite.result, lambda new: Suite(suite.steps, new))
+
+
+def _putter(suite: Suite, call: Call) -> Callable[[Expr], Suite]:
+    """Puts another call into all steps that name outputs of this one."""
+
+    def put(new: Expr) -> Suite:
+        assert isinstance(new, Call)
+        steps = tuple(
+            (name, replace(expr, call=new) if isinstance(expr, Output) and expr.call == call else expr)
+            for name, expr in suite.steps
+        )
+        return Suite(steps, suite.result)
+
+    return put
 
 
 def _inside(expr: Expr, put: Callable[[Expr], Suite]) -> Iterator[tuple[Expr, Callable[[Expr], Suite]]]:

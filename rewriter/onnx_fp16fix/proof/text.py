@@ -15,6 +15,7 @@ from onnx_fp16fix.language.expression import (
     Member,
     Name,
     Number,
+    Output,
     Suite,
     Text,
     Unary,
@@ -40,9 +41,18 @@ def expression_text(expr: Expr) -> str:
 
 def suite_text(suite: Suite) -> str:
     """One line a step, then the value."""
-    return "\n".join(
-        [*(f"{name.id} = {_text(expr)[0]}" for name, expr in suite.steps), _text(suite.result)[0]]
-    )
+    lines: list[str] = []
+    several: dict[Call, list[str]] = {}
+    for name, expr in suite.steps:
+        if isinstance(expr, Output):
+            names = several.setdefault(expr.call, ["_"] * expr.count)
+            if any(other != "_" for other in names):
+                lines.pop()
+            names[expr.slot] = name.id
+            lines.append(f"{', '.join(names)} = {_text(expr.call)[0]}")
+        else:
+            lines.append(f"{name.id} = {_text(expr)[0]}")
+    return "\n".join([*lines, _text(suite.result)[0]])
 
 
 def _text(expr: Expr) -> tuple[str, int]:
@@ -61,6 +71,8 @@ def _text(expr: Expr) -> tuple[str, int]:
         return f"{_inside(expr.value, _ATOM)}[{_text(expr.index)[0]}]", _ATOM
     if isinstance(expr, Call):
         return _call(expr), _ATOM
+    if isinstance(expr, Output):
+        return _call(expr.call), _ATOM
     return _operator(expr)
 
 
