@@ -10,9 +10,12 @@ import onnx
 import pytest
 
 import onnx_fp16fix
+from onnx_fp16fix.calibrate import open_data
 from onnx_fp16fix.emit import weights
-from onnx_fp16fix.model import load_model, save_model, spool
+from onnx_fp16fix.model import load_model, save_model, spool, wrap_model
 from onnx_fp16fix.model.tensors import OWN_FILES
+from onnx_fp16fix.pipeline import floor
+from onnx_fp16fix.plan import channel_scales
 from onnx_text import model
 
 X = np.linspace(-3, 3, 256, dtype=np.float32).reshape(4, 64)
@@ -29,6 +32,8 @@ def heavy(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(spool, "_HEAVY_BYTES", 1)
     patch.setattr(weights, "_SPOOLED", 100)
     patch.setattr(weights, "_BLOCK", 1000)
+    patch.setattr(channel_scales, "_SPOOLED", 100)
+    patch.setattr(channel_scales, "_BLOCK", 1000)
 
 
 def written(folder: Path, source: onnx.ModelProto | Path, **options: object) -> dict[str, bytes]:
@@ -59,6 +64,39 @@ def test_the_same_bytes_as_in_memory(
     light = written(tmp_path / "light", given, **options)
     heavy(monkeypatch)
     assert written(tmp_path / "heavy", given, **options) == light
+
+
+def test_scales_per_channel_are_made_in_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three chains that touch one weight twice, and biases; the lock makes the same again."""
+    sizes = np.where(np.arange(64) % 2, 1, 2.0**-30)
+    text = """(float[4,64] x) => (float[4,64] y) {
+        h = Gemm(x, w, b) r = Relu(h) t = MatMul(r, v) a = Add(t, c) y = MatMul(a, u)
+    }"""
+    values = {
+        "w": W * sizes,
+        "b": sizes,
+        "v": W / sizes[:, None] * sizes,
+        "c": sizes,
+        "u": W / sizes[:, None],
+    }
+    proto, source = model(text, values), tmp_path / "net.onnx"
+    onnx.save(proto, source)
+    light = written(tmp_path / "light", source)
+    heavy(monkeypatch)
+    assert written(tmp_path / "heavy", source) == light
+    again = onnx_fp16fix.apply(source, tmp_path / "heavy" / "lock", tensorrt="off")
+    assert again.model == onnx.load(tmp_path / "light" / "out.onnx")
+    assert b"channels" in light["lock"]
+
+
+def test_the_rounding_floor_holds_no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    source = wrap_model(model(TEXT, WEIGHTS))
+    data = open_data({"x": X}, source.proto)
+    light = floor.rounding_floor(source, data)
+    heavy(monkeypatch)
+    assert floor.rounding_floor(source, data) == light > 0
+    rounded = floor._rounded(source, 11)
+    assert not any(tensor.raw_data for tensor in rounded.proto.graph.initializer)
 
 
 def test_weights_are_in_files_until_someone_asks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from onnx import TensorProto
 from onnx_fp16fix.half import FloatType
 from onnx_fp16fix.model import Model, Spool, is_heavy
 
-__all__ = ["Halved", "halved", "scaled", "spool_for", "with_spool"]
+__all__ = ["Halved", "changed", "halved", "scaled", "spool_for", "with_spool"]
 
 _BLOCK = 1 << 22
 """Elements made at a time."""
@@ -68,10 +68,16 @@ def halved(
 def scaled(values: Array, exponent: int, name: str, spool: Spool | None = None) -> TensorProto:
     """FLOAT values times ``2**-exponent``."""
 
-    def convert(block: Array) -> Array:
-        return np.ldexp(block, -exponent).astype("<f4", copy=False)
+    return changed(values, lambda block: np.ldexp(block, -exponent), name, spool)
 
-    return _made(values, convert, TensorProto.FLOAT, name, spool)
+
+def changed(
+    values: Array, change: Callable[[Array], Array], name: str, spool: Spool | None = None
+) -> TensorProto:
+    """FLOAT values after ``change``, which gets them block by block."""
+    return _made(
+        values, lambda block: change(block).astype("<f4", copy=False), TensorProto.FLOAT, name, spool
+    )
 
 
 def _made(

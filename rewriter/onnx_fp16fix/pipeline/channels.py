@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from onnx_fp16fix.calibrate import RangeTable
 from onnx_fp16fix.document import Finding
+from onnx_fp16fix.emit.weights import spool_for, with_spool
 from onnx_fp16fix.graph import GraphView, ScopeView
 from onnx_fp16fix.half import FloatType
 from onnx_fp16fix.model import Model
@@ -17,7 +18,7 @@ from onnx_fp16fix.plan.channel_scales import ChannelScale, candidates, choose, s
 from onnx_fp16fix.plan.channels import Chain
 from onnx_fp16fix.runtime import open_session
 
-__all__ = ["equalize_channels"]
+__all__ = ["equalize_channels", "with_channels"]
 
 _BYTES = 256 << 20
 """Tensors measured in one run of the model."""
@@ -44,9 +45,16 @@ def equalize_channels(
                     scales.append(scale)
         if not scales:
             return None
-        model, done = scale_channels(view.main, scales)
+        model, done = with_channels(view.main, scales)
     run.document.findings += [_finding(view.main, scale, half) for scale in done]
     return (model, tuple(done)) if done else None
+
+
+def with_channels(scope: ScopeView, scales: Sequence[ChannelScale]) -> tuple[Model, list[ChannelScale]]:
+    """``scale_channels``, with heavy weights in a file."""
+    spool = spool_for(scope.model)
+    model, done = scale_channels(scope, scales, spool)
+    return with_spool(model, spool), done
 
 
 def _groups(chains: Sequence[Chain], ranges: RangeTable) -> Iterator[list[Chain]]:
@@ -69,7 +77,7 @@ def _measure(run: Run, scope: ScopeView, group: Sequence[Chain]) -> list[tuple[V
     """Largest magnitude over all tensors of each chain, and mean magnitude of its first, by channel."""
     model = scope.model
     outputs = [name for chain in group for name in _names(chain)]
-    session = open_session(model.proto, model.base_dir, outputs=outputs)
+    session = open_session(model.proto, model.base_dir, outputs=outputs, prepack=False)
     found = [(np.zeros(chain.channels), np.zeros(chain.channels)) for chain in group]
     samples = 0
     for feed in run.dataset:

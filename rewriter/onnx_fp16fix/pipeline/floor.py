@@ -7,14 +7,16 @@ what the outputs then miss no rescaling can give back.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx
-from onnx import TensorProto, numpy_helper
+from onnx import TensorProto
 
 from onnx_fp16fix.calibrate import Dataset
+from onnx_fp16fix.emit.weights import changed, spool_for, with_spool
 from onnx_fp16fix.model import Model
 from onnx_fp16fix.model.tensors import read_tensor
 from onnx_fp16fix.runtime import open_session
@@ -25,8 +27,10 @@ __all__ = ["rounding_floor", "to_bits"]
 
 def rounding_floor(model: Model, data: Dataset, bits: int = 11) -> float:
     """Largest relative L2 error of an output over all samples (of labels, the share that differs)."""
-    exact = open_session(model.proto, model.base_dir)
-    coarse = open_session(_rounded(model, bits).proto, model.base_dir)
+    rounded = _rounded(model, bits)
+    # both are loaded at once: neither gets a second copy of its weights
+    exact = open_session(model.proto, model.base_dir, prepack=False)
+    coarse = open_session(rounded.proto, model.base_dir, prepack=False)
     worst = 0.0
     for feed in data:
         expected = exact.run(feed)
@@ -52,10 +56,9 @@ def _round_float(value: npt.NDArray[Any], bits: int) -> npt.NDArray[Any]:
 
 
 def _rounded(model: Model, bits: int) -> Model:
-    proto = onnx.ModelProto()
+    proto, spool, change = onnx.ModelProto(), spool_for(model), partial(to_bits, bits=bits)
     proto.CopyFrom(model.proto)
     for tensor in proto.graph.initializer:
         if tensor.data_type == TensorProto.FLOAT:
-            values = to_bits(read_tensor(tensor, model.base_dir), bits)
-            tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
-    return model.with_proto(proto)
+            tensor.CopyFrom(changed(read_tensor(tensor, model.base_dir), change, tensor.name, spool))
+    return with_spool(model.with_proto(proto), spool)

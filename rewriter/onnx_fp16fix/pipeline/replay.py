@@ -13,11 +13,12 @@ from onnx_fp16fix.graph import build_view
 from onnx_fp16fix.model import Model, Patch, apply_patches
 from onnx_fp16fix.model.digest import content_digest
 from onnx_fp16fix.outcome import Outcome
+from onnx_fp16fix.pipeline.channels import with_channels
 from onnx_fp16fix.pipeline.conclude import TensorRTMode, conclude
 from onnx_fp16fix.pipeline.lock import Lock, Step, lock_text, read_lock
 from onnx_fp16fix.pipeline.prepare import ModelSource, Run, inline_functions
 from onnx_fp16fix.pipeline.state import Emitted, Io, Precision, State, emit, type_for
-from onnx_fp16fix.plan.channel_scales import ChannelScale, scale_channels
+from onnx_fp16fix.plan.channel_scales import ChannelScale
 from onnx_fp16fix.progress import Progress
 from onnx_fp16fix.simulate import Mode
 from onnx_fp16fix.verify import Tolerances
@@ -151,4 +152,4 @@ def _redone(model: Model, step: Step) -> Model:
     if patches:
         return apply_patches(model, patches)
     scales = [scale for scale in step if isinstance(scale, ChannelScale)]
-    return scale_channels(build_view(model).main, scales)[0]
+    return with_channels(build_view(model).main, scales)[0]

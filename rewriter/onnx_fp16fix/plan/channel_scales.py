@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx
-from onnx import numpy_helper
+from onnx import TensorProto, numpy_helper
 
 from onnx_fp16fix import fp16
 from onnx_fp16fix.graph import ScopeView
 from onnx_fp16fix.half import FP16, FloatType
-from onnx_fp16fix.model import Model, Names, Patch, apply_patches
+from onnx_fp16fix.model import Model, Names, Patch, Spool, apply_patches
 from onnx_fp16fix.plan.channels import Chain, ConstantEdit, factors, find_chains
 
 __all__ = ["ChannelScale", "candidates", "choose", "scale_channels"]
 
 _LOST_BITS = 4
 """Typical values of a channel may give up less than this many of FP16's 11 bits."""
+
+_BLOCK, _SPOOLED = 1 << 22, 1 << 16
+"""Elements made at a time; constants of so many go to the file."""
 
 Vector = npt.NDArray[np.float64]
 
@@ -104,15 +109,57 @@ def choose(
     return ChannelScale(chain.tensors[0][0].name, tuple(int(value) for value in exponents))
 
 
-def scale_channels(scope: ScopeView, scales: Iterable[ChannelScale]) -> tuple[Model, list[ChannelScale]]:
+@dataclass(frozen=True, slots=True)
+class _Scaled:
+    """A constant and the factors, powers of two, that its channels get: made block by block when it is written."""
+
+    values: npt.NDArray[Any]
+    factors: tuple[npt.NDArray[np.float32], ...]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return np.broadcast_shapes(self.values.shape, *(factor.shape for factor in self.factors))
+
+    def blocks(self) -> Iterator[npt.NDArray[np.float32]]:
+        """The product, some rows at a time."""
+        for _, block in self._rows():
+            yield block
+
+    def is_exact(self) -> bool:
+        """Whether all that is not zero is a normal number."""
+        return all(
+            np.count_nonzero((np.abs(made) >= 2.0**-126) & np.isfinite(made)) == np.count_nonzero(rows)
+            for rows, made in self._rows()
+        )
+
+    def _rows(self) -> Iterator[tuple[npt.NDArray[Any], npt.NDArray[np.float32]]]:
+        shape = self.shape
+        values, *factors = (np.broadcast_to(part, shape) for part in (self.values, *self.factors))
+        step = max(1, _BLOCK // max(1, math.prod(shape[1:])))
+        for start in range(0, shape[0], step):
+            rows = values[start : start + step]
+            made = rows
+            with np.errstate(over="ignore", under="ignore"):
+                for factor in factors:
+                    made = made * factor[start : start + step]
+            yield rows, np.asarray(made, np.float32)
+
+
+_Constants = dict[tuple[int, int], _Scaled]
+"""By node and slot."""
+
+
+def scale_channels(
+    scope: ScopeView, scales: Iterable[ChannelScale], spool: Spool | None = None
+) -> tuple[Model, list[ChannelScale]]:
     """The model with these scales, and those that were applied; FP32 outputs keep every bit.
 
     A scale that would push a constant out of FP32's normal range is left out. Tensors that change get new names, so
-    that none is mistaken for what it was.
+    that none is mistaken for what it was. ``spool``: where large constants go.
     """
     wanted = {scale.tensor: scale for scale in scales}
     names, patch, done = Names(scope.model), Patch(scope.path), list[ChannelScale]()
-    constants: dict[tuple[int, int], npt.NDArray[np.float32]] = {}
+    constants: _Constants = {}
     renamed: dict[str, str] = {}
     touched: set[int] = set()
     for chain in find_chains(scope):
@@ -127,7 +174,7 @@ def scale_channels(scope: ScopeView, scales: Iterable[ChannelScale]) -> tuple[Mo
             touched.update(node.index for node, _ in scope.consumers(tensor))
         touched.update((chain.maker.index, *(edit.node for edit in chain.edits)))
     for index in sorted(touched):
-        patch.replaced[index] = _node(scope, index, constants, renamed, names, patch)
+        patch.replaced[index] = _node(scope, index, constants, renamed, names, patch, spool)
     patch.value_info = dict.fromkeys((info.name for info in scope.model.proto.graph.value_info
                                       if info.name in renamed), None)  # fmt: skip
     patch.dropped_initializers = _unread(scope, constants)
@@ -138,21 +185,20 @@ def _scaled(
     scope: ScopeView,
     chain: Chain,
     scale: ChannelScale,
-    constants: Mapping[tuple[int, int], npt.NDArray[np.float32]],
-) -> dict[tuple[int, int], npt.NDArray[np.float32]] | None:
-    exponents, found = np.array(scale.exponents), dict[tuple[int, int], npt.NDArray[np.float32]]()
+    constants: Mapping[tuple[int, int], _Scaled],
+) -> _Constants | None:
+    exponents, found = np.array(scale.exponents), _Constants()
     if exponents.size != chain.channels:
         return None
     for edit in chain.edits:
         key = (edit.node, edit.slot)
-        values = found.get(key, constants.get(key))
-        if values is None:
+        before = found.get(key, constants.get(key))
+        if before is None:
             values = scope.constant(scope.nodes[edit.node].inputs[edit.slot])
-        assert values is not None
-        with np.errstate(over="ignore"):
-            result = np.asarray(values * factors(edit, exponents, values.shape), np.float32)
-        magnitudes = np.abs(result[np.broadcast_to(values != 0, result.shape)])
-        if magnitudes.size and not (magnitudes.min() >= 2.0**-126 and np.isfinite(magnitudes.max())):
+            assert values is not None
+            before = _Scaled(values, ())
+        result = _Scaled(before.values, (*before.factors, factors(edit, exponents, before.shape)))
+        if not result.is_exact():
             return None
         found[key] = result
     return found
@@ -161,22 +207,32 @@ def _scaled(
 def _node(
     scope: ScopeView,
     index: int,
-    constants: Mapping[tuple[int, int], npt.NDArray[np.float32]],
+    constants: Mapping[tuple[int, int], _Scaled],
     renamed: Mapping[str, str],
     names: Names,
     patch: Patch,
+    spool: Spool | None,
 ) -> onnx.NodeProto:
     proto = onnx.NodeProto()
     proto.CopyFrom(scope.nodes[index].proto)
     for slot, name in enumerate(proto.input):
         if (index, slot) in constants:
             proto.input[slot] = names.fresh(f"{name}/fp16fix/channels")
-            patch.initializers.append(numpy_helper.from_array(constants[index, slot], proto.input[slot]))
+            patch.initializers.append(_tensor(constants[index, slot], proto.input[slot], spool))
         elif name in renamed:
             proto.input[slot] = renamed[name]
     for slot, name in enumerate(proto.output):
         proto.output[slot] = renamed.get(name, name)
     return proto
+
+
+def _tensor(constant: _Scaled, name: str, spool: Spool | None) -> TensorProto:
+    if spool is None or math.prod(constant.shape) < _SPOOLED:
+        none = np.empty((0, *constant.shape[1:]), np.float32)
+        return numpy_helper.from_array(np.concatenate([none, *constant.blocks()]), name)
+    return spool.add(
+        name, TensorProto.FLOAT, constant.shape, (b.astype("<f4", copy=False) for b in constant.blocks())
+    )
 
 
 def _unread(scope: ScopeView, constants: Mapping[tuple[int, int], object]) -> set[str]:
