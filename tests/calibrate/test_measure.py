@@ -188,6 +188,9 @@ def test_weights_left_in_the_file_give_the_same_ranges(tmp_path, monkeypatch):
         assert [other.minimum, other.maximum, other.mean_abs] == pytest.approx(
             [entry.minimum, entry.maximum, entry.mean_abs], rel=1e-4, abs=1e-4
         )
+    monkeypatch.setattr(runner, "_LAID_OUT", 1 << 13)  # less than the weights
+    assert list(calibrate(lean.proto, open_data([feed], lean.proto), base_dir=lean.base_dir)) == list(found)
+    assert options[1:] == [(False, False)]
 
 
 def test_the_users_model_is_untouched():

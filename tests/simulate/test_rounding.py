@@ -264,3 +264,21 @@ def test_values_handed_to_graph_inputs_of_fp16_are_cast():
         opset_imports=[helper.make_opsetid("", 17)], ir_version=8,
     )  # fmt: skip
     assert open_session(proto).run({"x": np.array([0.1], np.float32)})["y"] == [-np.float16(0.1)]
+
+
+def test_weights_in_files_are_widened_next_to_their_first_reader(tmp_path):
+    """All at the top would be all in memory at once."""
+    proto = model("g (float16[2,4] x) => (float16[2,4] y, float16[4,4] v)"
+                  "{ a = MatMul(x, w)  b = Relu(a)  c = MatMul(b, v)  y = MatMul(c, w) }")  # fmt: skip
+    values = {name: np.full((4, 4), 0.1, np.float16) for name in "wv"}
+    for name, array in values.items():
+        tensor = numpy_helper.from_array(array, name)
+        onnx.external_data_helper.set_external_data(tensor, f"{name}.bin", 0, array.nbytes)
+        tensor.ClearField("raw_data")
+        (tmp_path / f"{name}.bin").write_bytes(array.tobytes())
+        proto.graph.initializer.append(tensor)
+    rounded = rounded_graph(proto, base_dir=tmp_path)
+    made = [node.output[0] for node in rounded.graph.node]
+    assert made.index("w") < made.index("a") < made.index("b") < made.index("v") < made.index("c")
+    found = open_session(rounded, tmp_path).run({"x": np.ones((2, 4), np.float32)})
+    same(found["v"], values["v"])

@@ -59,6 +59,8 @@ _SMALL = 1024
 """Elements of a weight whose copies do not count."""
 _BLOCKED = 1 << 21
 """Weights (elements) of a part that may be copied."""
+_LAID_OUT = 1 << 26
+"""Weights (elements) that kernels may lay out for themselves: 256 MiB in FP32. All others are read as they are."""
 
 # Reading nothing but their first input, moving every element of it to exactly one place.
 _SAME_ELEMENTS = frozenset({"Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Identity"})
@@ -79,6 +81,7 @@ class Runner:
             self._initializers = {tensor.name: tensor for tensor in setting.proto.graph.initializer}
         self._elements = -1
         self._sessions: dict[int, Session] = {}
+        self._laid_out = 0
         self._bodies: dict[ScopePath, Runner] = {}
 
     def run(self, values: Mapping[str, Value]) -> dict[str, Value]:
@@ -111,6 +114,7 @@ class Runner:
         }
         self._measured = frozenset(sizes)
         self._sessions.clear()
+        self._laid_out = 0
         self._steps = make_steps(
             [self._graph.node[at] for at in self._nodes],
             sizes,
@@ -185,11 +189,13 @@ class Runner:
         mapped = all(map(is_external, weights))
         # Blocked layouts make convolutions a third faster, for two more copies of their weights. Nothing is fused:
         # every tensor is fetched.
-        light = sum(math.prod(tensor.dims) for tensor in weights) <= _BLOCKED
-        blocked = mapped and light and any(node.op_type == "Conv" for node in part.graph.node)
+        size = sum(math.prod(tensor.dims) for tensor in weights)
+        prepack = mapped and self._laid_out + size <= _LAID_OUT
+        self._laid_out += size if prepack else 0
+        blocked = prepack and size <= _BLOCKED and any(node.op_type == "Conv" for node in part.graph.node)
         return open_session(
             part, self._setting.base_dir, outputs=step.fetched, given=given, optimize=blocked, arena=False,
-            prepack=mapped,
+            prepack=prepack,
         )  # fmt: skip
 
     def _show(self, step: Step, made: Mapping[str, Value]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import ChainMap
-from collections.abc import Iterator, Mapping, MutableMapping
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from typing import Any, TypeVar, cast
 
 import numpy as np
@@ -16,6 +16,7 @@ from onnx_fp16fix.errors import ModelError, Problem
 from onnx_fp16fix.model.model import Model, ScopePath, subgraphs
 from onnx_fp16fix.model.names import Names
 from onnx_fp16fix.model.tensors import is_external
+from onnx_fp16fix.runtime import node_reads
 from onnx_fp16fix.simulate.build import Builder, Known
 from onnx_fp16fix.simulate.constants import HALVES, constant_tensor, rounded_tensor, widened_attribute
 from onnx_fp16fix.simulate.kernels import Write
@@ -93,6 +94,7 @@ class _ScopeWriter:
         self._own = own.keys()
         self._exact: dict[str, str] = {}
         self._initializers: dict[str, TensorProto] = {}
+        self._waiting: dict[str, str] = {}
         self._build = Builder(target, rounder.fresh, rounder.opset)
         self._known = Known(self._value, self._rank)
 
@@ -106,7 +108,10 @@ class _ScopeWriter:
         for info in self._source.input:
             self._input(info)
         for index, node in enumerate(self._source.node):
+            if self._waiting:  # next to the first reader: all at once would be all in memory at once
+                self._round_weights(node_reads(node))
             self._node(index, node)
+        self._round_weights(list(self._waiting))
         for info in self._source.output:
             self._declare(info, self._target.output.add())
 
@@ -140,10 +145,15 @@ class _ScopeWriter:
         elif is_external(tensor):
             stored = self._target.initializer.add()
             stored.CopyFrom(tensor)
-            stored.name = self._rounder.fresh(f"{tensor.name}.stored")
-            self._build.rounded(stored.name, tensor.name, half)
+            stored.name = self._waiting[tensor.name] = self._rounder.fresh(f"{tensor.name}.stored")
         else:
             self._target.initializer.append(rounded_tensor(tensor, half))
+
+    def _round_weights(self, names: Iterable[str]) -> None:
+        """Write the rounding of weights in files that are read for the first time."""
+        for name in names:
+            if (stored := self._waiting.pop(name, None)) is not None:
+                self._build.rounded(stored, name, self._half(name))
 
     def _node(self, index: int, node: onnx.NodeProto) -> None:
         for name in node.output:
