@@ -49,6 +49,14 @@ def test_only_what_the_outputs_need_is_run():
     ).all()
 
 
+def test_inputs_that_initializers_fill_take_what_a_feed_has():
+    proto = model("g (float[2] x, float[2] w) => (float[2] y) <float[2] w = {1, 2}> { y = Mul(x, w) }")
+    session, x = open_session(proto), np.ones(2, np.float32)
+    assert list(session.inputs) == ["x"]
+    assert session.run({"x": x})["y"].tolist() == [1, 2]
+    assert session.run({"x": x, "w": 5 * x})["y"].tolist() == [5, 5]
+
+
 def test_names_that_bodies_take_from_outside_are_kept():
     proto = model("""g (bool c, float[1] x) => (float[1] y) { h = Neg(x)
         y = If (c) <then_branch = t () => (float[1] a) { a = Neg(h) },

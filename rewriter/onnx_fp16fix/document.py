@@ -7,10 +7,13 @@ counts of non-finite elements beside it say why.
 
 from __future__ import annotations
 
+import json
+import math
 from datetime import datetime, timezone
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic_core import PydanticSerializationError
 
 from onnx_fp16fix import __version__
 from onnx_fp16fix.errors import UserError
@@ -359,12 +362,25 @@ class RunDocument(_Section):
 
     def to_json(self) -> str:
         """The document as indented JSON that any reader accepts (no NaN, no infinity)."""
-        return self.model_dump_json(by_alias=True, indent=2)
+        try:
+            return self.model_dump_json(by_alias=True, indent=2)
+        except PydanticSerializationError:
+            # The name of a file that is no text: Python's escapes for its bytes are valid in JSON too.
+            return json.dumps(_plain(self.model_dump(mode="json", by_alias=True)), indent=2, allow_nan=False)
 
     @classmethod
     def json_schema(cls) -> dict[str, Any]:
         """JSON Schema of the document as written."""
         return cls.model_json_schema(by_alias=True, mode="serialization")
+
+
+def _plain(value: JsonValue) -> JsonValue:
+    """JSON has no NaN and no infinity."""
+    if isinstance(value, dict):
+        return {name: _plain(entry) for name, entry in value.items()}
+    if isinstance(value, list):
+        return [_plain(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def error_entries(error: UserError) -> list[ErrorEntry]:

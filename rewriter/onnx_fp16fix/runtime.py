@@ -3,7 +3,8 @@
 Weights are not serialised with the graph. Inline initializers above ``_SHARED_BYTES`` are handed to ONNX Runtime as
 values, so models beyond protobuf's 2 GiB need no temporary file; beside the proto's own, a session then holds copies of
 them. External ones are mapped from their file, found through the model's folder, and cost none: ``model.lean`` makes
-the weights inside an .onnx file external to it. Inputs that initializers fill keep the values of these.
+the weights inside an .onnx file external to it. Inputs that initializers fill keep the values of these
+unless a feed has others.
 """
 
 from __future__ import annotations
@@ -40,12 +41,14 @@ _SHAREABLE = frozenset(
 
 
 class Session:
-    """One model, ready to run; inputs that the graph fills from initializers are not fed (``calibrate.data``)."""
+    """One model, ready to run. ``inputs`` must be fed, those that initializers fill may be."""
 
     def __init__(self, session: Any, shared: Sequence[Any]) -> None:
         self._session = session
         self._shared = shared  # ONNX Runtime reads these in place: they must live as long as the session
         self.inputs: Mapping[str, str] = {item.name: item.type for item in session.get_inputs()}
+        filled = session.get_overridable_initializers()
+        self._fed = {**self.inputs, **{item.name: item.type for item in filled}}
         self.outputs: Mapping[str, str] = {item.name: item.type for item in session.get_outputs()}
 
     def run(self, feeds: Mapping[str, Array], names: Sequence[str] | None = None) -> dict[str, Any]:
@@ -55,9 +58,7 @@ class Session:
         Raises ModelError (MODEL-RUN) with ONNX Runtime's own words.
         """
         wanted = list(self.outputs if names is None else names)
-        known = {
-            name: _to_type(value, self.inputs[name]) for name, value in feeds.items() if name in self.inputs
-        }
+        known = {name: _to_type(value, self._fed[name]) for name, value in feeds.items() if name in self._fed}
         try:
             values = self._session.run(wanted, known, _quiet_run())
         except Exception as error:  # ONNX Runtime's exceptions share no base class but Exception
@@ -69,7 +70,7 @@ class Session:
 
         Raises ModelError (MODEL-RUN) with ONNX Runtime's own words.
         """
-        known = {name: value for name, value in feeds.items() if name in self.inputs}
+        known = {name: value for name, value in feeds.items() if name in self._fed}
         try:
             values = self._session.run_with_ort_values(list(self.outputs), known, _quiet_run())
         except Exception as error:  # ONNX Runtime's exceptions share no base class but Exception

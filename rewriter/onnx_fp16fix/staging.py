@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["staged"]
+__all__ = ["check_place", "staged"]
 
 
 @contextmanager
@@ -32,6 +32,15 @@ def staged(path: Path) -> Iterator[Path]:
         temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def check_place(path: Path) -> None:
+    """Before work that takes long: raise the OSError that ``staged`` would raise, as far as that can be known."""
+    target, _ = _place(path)
+    if not target.parent.is_dir():
+        raise FileNotFoundError(errno.ENOENT, f"there is no folder '{target.parent}'")
+    if not os.access(target.parent, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, f"its folder '{target.parent}' is read-only")
 
 
 def _place(path: Path) -> tuple[Path, int]:

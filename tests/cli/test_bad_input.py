@@ -13,6 +13,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from calibrate.small_models import model as parsed
 from onnx_fp16fix import cli
 from onnx_fp16fix.verify.backends import tensorrt
 
@@ -105,6 +106,54 @@ def test_data_with_a_nan(folder: Path, capsys: pytest.CaptureFixture[str]) -> No
 
 def test_data_that_do_not_exist(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     expect(["fix", "tiny.onnx", "--data", "no.npz"], 3, "DATA-READ", "no such file or folder", capsys, folder)
+
+
+def test_random_numbers_for_an_input_beyond_all_memory(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [2**40, 2**20]) for name in "xy")
+    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "g", [x], [y])
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), "huge.onnx"
+    )
+    expect(["check", "huge.onnx"], 3, "DATA-RANDOM", "too large for random numbers", capsys, folder)
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "problem", "words"),
+    [
+        (["fix", "tiny.onnx", "-o", "folder"], 3, "MODEL-WRITE", "folder: cannot be written: Is a directory"),
+        (["bisect", "tiny.onnx", "-o", "folder"], 2, "BISECT-WRITE", "Is a directory"),
+        (["calibrate", "tiny.onnx", "-o", "folder"], 3, "DATA-WRITE", "Is a directory"),
+        (["fix", "tiny.onnx", "--rules", ","], 2, "USAGE", "',' names no rules"),
+        (
+            ["check", "tiny.onnx", "--samples", "2", "--data", "tiny.npz"],
+            2,
+            "USAGE",
+            "--samples is the number",
+        ),
+        (["chek", "tiny.onnx"], 2, "USAGE", "Did you mean 'check'?"),
+        (
+            ["verify", "tiny.onnx", "other.onnx"],
+            3,
+            "MODEL-INPUTS",
+            "of shape [n, 3], the first model [1, 16, 64]",
+        ),
+        (["verify", "other.onnx", "more.onnx"], 3, "MODEL-INPUTS", "needs an input 'w'"),
+    ],
+)
+def test_told_before_the_work(
+    args: list[str], code: int, problem: str, words: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "folder").mkdir()
+    onnx.save(parsed("g (float[n,3] x) => (float[n,3] y) { y = Relu(x) }"), "other.onnx")
+    onnx.save(parsed("g (float[n,3] x, float[n,3] w) => (float[n,3] y) { y = Add(x, w) }"), "more.onnx")
+    before = sorted(folder.iterdir())
+    assert cli.main(args) == code
+    told = capsys.readouterr().err
+    assert f"[{problem}]" in told
+    assert words in told
+    assert sorted(folder.iterdir()) == before
 
 
 def test_a_rule_file_with_a_yaml_error(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -141,16 +141,21 @@ def test_a_limit_stands_in_for_the_measured_range() -> None:
     assert plain.plan is not None
     assert wider.plan is not None
     assert (plain.plan.rescaled_tensors, wider.plan.rescaled_tensors > 0) == (0, True)
-    assert any("reaches 1e+07" in finding.message for finding in wider.findings)
+    assert any("is to hold 1e+07 (limits)" in finding.message for finding in wider.findings)
     assert wider.verification is not None
     assert wider.verification.fp32 is not None
     assert wider.verification.fp32.identical
 
 
 def test_a_share_of_flops_that_cannot_be_reached_is_left() -> None:
-    outcome = fixed(safe(), keep_fp32="first", max_fp32_flops=0.2)
+    outcome = fixed(safe(), keep_fp32="first", max_fp32_flops=0.2, force=True)
     assert outcome.run.exit_code == 1
-    assert [f.name for f in outcome.findings if f.status == "left"] == ["fp32-flops"]
+    (left,) = [f for f in outcome.findings if f.status == "left"]
+    assert left.name == "fp32-flops"
+    assert left.message.endswith("are of nodes to keep there")
+    wishes = r"keep_fp32 asks for 'first' \(\d+\.\d% of the FLOPs\), but max_fp32_flops allows 20\.0% in FP32"
+    with pytest.raises(UsageError, match=wishes):
+        fixed(safe(), keep_fp32="first", max_fp32_flops=0.2)
     assert fixed(safe(), keep_fp32="first", max_fp32_flops=0.6).run.exit_code == 0
 
 
@@ -211,6 +216,9 @@ def test_the_command_and_the_names_of_autocast(
         (["--max-fp32-flops", "some"], "5% or 0.05"),
         (["--allow", "lossless"], "lossy"),
         (["--data_max", "1e9"], "65504"),
+        (["--data_max", "1e39", "--precision", "bf16"], "3.38953e+38, where BF16 ends"),
+        (["--keep-fp32-ops", "MatMul", "--max-fp32-flops", "1%"], "but --max-fp32-flops allows 1.0%"),
+        (["--margin", "nan"], "--margin is nan"),
         (["--init_max", "4"], "no counterpart"),
         (["--keep-fp32", "nowhere"], "nowhere"),
     ],

@@ -264,7 +264,7 @@ def _fit(given: Any, item: Input, place: str) -> tuple[Array, Problem | None]:
         bad = int(value.size - np.count_nonzero(np.isfinite(value)))
         return problem(
             "DATA-NONFINITE",
-            f"has {bad} NaN or Inf of {counted(value.size, 'element')}",
+            f"has {bad:,} NaN or Inf of {counted(value.size, 'element')}",
             "clean the data first",
         )
     cast_value = _lossless(value, item.dtype)

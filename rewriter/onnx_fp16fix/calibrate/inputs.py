@@ -13,9 +13,10 @@ from onnx import TensorProto
 
 from onnx_fp16fix.errors import DataError, Problem
 
-__all__ = ["Input", "filled_inputs", "model_inputs", "random_feed"]
+__all__ = ["Input", "Shape", "filled_inputs", "model_inputs", "random_feed"]
 
 Dim = int | str | None
+Shape = tuple[Dim, ...] | None
 
 # Sizes for dimensions that the model leaves open. 64 halves six times, as U-Nets do; a batch of 1 is what models
 # with sizes baked into their Reshapes still take.
@@ -30,7 +31,7 @@ class Input:
 
     name: str
     dtype: np.dtype[Any]
-    shape: tuple[Dim, ...] | None
+    shape: Shape
 
     def accepts(self, shape: tuple[int, ...]) -> bool:
         """Whether an array of this shape fits all fixed sizes."""
@@ -94,14 +95,25 @@ def random_feed(
     feed = {}
     for item in inputs:
         shape = tuple(_size(dim, axis, len(item.shape or ())) for axis, dim in enumerate(item.shape or ()))
-        if np.issubdtype(item.dtype, np.integer):
-            bound = _table_rows(proto, item.name) or _SMALL_INTEGERS
-            feed[item.name] = rng.integers(0, min(bound, np.iinfo(item.dtype).max), shape).astype(item.dtype)
-        elif item.dtype == np.bool_:
-            feed[item.name] = rng.integers(0, 2, shape).astype(np.bool_)
-        else:
-            feed[item.name] = np.asarray(rng.standard_normal(shape)).astype(item.dtype)
+        try:
+            feed[item.name] = _random_array(proto, item, shape, rng)
+        except (MemoryError, ValueError) as error:  # numpy has both for arrays that are too large
+            found = f"the model's input '{item.name}' of shape {list(shape)} is too large for random numbers"
+            raise DataError(
+                Problem("DATA-RANDOM", found, tensor=item.name, hint="give samples of your own")
+            ) from error
     return feed
+
+
+def _random_array(
+    proto: onnx.ModelProto, item: Input, shape: tuple[int, ...], rng: np.random.Generator
+) -> npt.NDArray[Any]:
+    if np.issubdtype(item.dtype, np.integer):
+        bound = _table_rows(proto, item.name) or _SMALL_INTEGERS
+        return rng.integers(0, min(bound, np.iinfo(item.dtype).max), shape).astype(item.dtype)
+    if item.dtype == np.bool_:
+        return rng.integers(0, 2, shape).astype(np.bool_)
+    return np.asarray(rng.standard_normal(shape)).astype(item.dtype)
 
 
 def _size(dim: Dim, axis: int, rank: int) -> int:

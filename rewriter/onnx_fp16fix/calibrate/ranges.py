@@ -10,7 +10,9 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-__all__ = ["SUM_SCALE", "RangeTable", "TensorRange", "tensor_key"]
+from onnx_fp16fix.wording import spelled
+
+__all__ = ["SUM_SCALE", "LimitedRange", "RangeTable", "TensorRange", "tensor_key"]
 
 SUM_SCALE = 1074
 """Exact sums are integers in units of 2**-1074, the smallest float64: every float64 is one of them."""
@@ -65,6 +67,10 @@ class TensorRange:
         if self.minimum > self.maximum:
             return 0.0
         return max(abs(self.minimum), abs(self.maximum))
+
+    def reach(self) -> str:
+        """The largest magnitude as the verb of a sentence about the tensor."""
+        return f"reaches {self.absmax:.4g}"
 
     @property
     def numel(self) -> int:
@@ -155,6 +161,15 @@ def _added(one: TensorRange, other: TensorRange) -> Mapping[int, int] | None:
     return {
         exponent: one.histogram.get(exponent, 0) + other.histogram.get(exponent, 0) for exponent in exponents
     }
+
+
+@dataclass(frozen=True, slots=True)
+class LimitedRange(TensorRange):
+    """What a user says that a tensor holds, in place of what was measured."""
+
+    def reach(self) -> str:
+        """Not as if it had been seen."""
+        return f"is to hold {self.absmax:.4g} ({spelled('limits')})"
 
 
 @dataclass(frozen=True, slots=True)

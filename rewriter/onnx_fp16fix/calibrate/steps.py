@@ -14,6 +14,7 @@ import onnx
 
 from onnx_fp16fix.errors import Problem, UsageError
 from onnx_fp16fix.runtime import node_reads
+from onnx_fp16fix.wording import counted
 
 __all__ = ["PART_BYTES", "Budget", "Step", "make_steps"]
 
@@ -122,4 +123,4 @@ def _size(size: int) -> str:
         ((at, text) for at, text in ((1 << 20, "MiB"), (1 << 10, "KiB")) if size >= at), (1, "bytes")
     )
     # rounded up, so that what is advised is enough
-    return f"{math.ceil(10 * size / unit) / 10:.1f} {name}" if unit > 1 else f"{size} {name}"
+    return f"{math.ceil(10 * size / unit) / 10:.1f} {name}" if unit > 1 else counted(size, "byte")

@@ -6,26 +6,30 @@ option, as they do in AutoCast, so MODEL comes before them (or is given by ``--o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
 from onnx_fp16fix.errors import Problem, UsageError
 
 __all__ = ["translate"]
 
-_FP16_MAX = 65504.0
-"""``fp16.MAX``, without loading numpy for the help."""
+_ENDS = {"fp16": 65504.0, "bf16": (2 - 2.0**-7) * 2.0**127}
+"""``FloatType.max``, without loading numpy for the help."""
 
 
-def _margin(value: str) -> str:
-    """``--data_max``: FP16 tensors up to this magnitude, which is a margin below the largest FP16 value."""
+def _margin(value: str, precision: str) -> str:
+    """``--data_max``: tensors up to this magnitude may be of the 16-bit type, which is a margin below its end."""
+    end = _ENDS.get(precision, _ENDS["fp16"])
     try:
         limit = float(value)
     except ValueError:
         limit = 0.0
-    if not 0 < limit <= _FP16_MAX:
-        found = f"--data_max is '{value}'; it can be up to {_FP16_MAX:.0f}, where FP16 ends"
-        raise UsageError(Problem("USAGE-VALUE", found, hint="--margin 1 is the least margin"))
-    return repr(_FP16_MAX / limit)
+    if not 0 < limit <= end:
+        found = (
+            f"--data_max is '{value}'; it must be above 0 and up to {end:.6g}, where {precision.upper()} ends"
+        )
+        raise UsageError(Problem("USAGE-VALUE", found))
+    return repr(end / limit)
 
 
 _LISTS = {
@@ -34,11 +38,11 @@ _LISTS = {
     "--nodes_to_include": "--force-fp16",
     "--op_types_to_include": "--force-fp16-ops",
 }
-_VALUES: dict[str, tuple[str, Callable[[str], str]]] = {
-    "--output_path": ("--output", str),
-    "--low_precision_type": ("--precision", str),
-    "--calibration_data": ("--data", str),
-    "--data_max": ("--margin", _margin),
+_VALUES = {
+    "--output_path": "--output",
+    "--low_precision_type": "--precision",
+    "--calibration_data": "--data",
+    "--data_max": "--margin",
 }
 _FLAGS = {"--keep_io_types": ("--io", "fp32")}
 _ELSEWHERE = {
@@ -56,6 +60,7 @@ def translate(args: Sequence[str]) -> list[str]:
 
 def _translated(args: Sequence[str]) -> Iterator[str]:
     waiting = [part for arg in args for part in _split(arg)]
+    precision = _precision(waiting)
     while waiting:
         name = waiting.pop(0)
         if name in _ELSEWHERE:
@@ -70,10 +75,17 @@ def _translated(args: Sequence[str]) -> Iterator[str]:
         elif name == "--onnx_path" and waiting:
             yield waiting.pop(0)
         elif name in _VALUES and waiting:
-            ours, convert = _VALUES[name]
-            yield from (ours, convert(waiting.pop(0)))
+            value = waiting.pop(0)
+            yield from (_VALUES[name], _margin(value, precision) if name == "--data_max" else value)
         else:
             yield name
+
+
+def _precision(args: Sequence[str]) -> str:
+    """The type asked for, in either spelling; the last one counts."""
+    named = [value for name, value in pairwise(args) if name in ("--precision", "--low_precision_type")]
+    named += [arg.partition("=")[2] for arg in args if arg.startswith("--precision=")]
+    return named[-1] if named and named[-1] in _ENDS else "fp16"
 
 
 def _split(arg: str) -> list[str]:

@@ -9,7 +9,8 @@ import click
 
 from onnx_fp16fix.cli import options
 from onnx_fp16fix.cli.execute import execute
-from onnx_fp16fix.cli.files import write_text
+from onnx_fp16fix.cli.files import refuse_place, write_text
+from onnx_fp16fix.errors import UsageError
 
 if TYPE_CHECKING:
     from onnx_fp16fix.outcome import Outcome
@@ -61,7 +62,8 @@ def command(
     def job(progress: Progress) -> Outcome:
         with progress.step("starting"):
             from onnx_fp16fix import pipeline
-        _check_folder(path, model)
+        if model.exists():
+            refuse_place(path, "BISECT-WRITE", UsageError)
         outcome = pipeline.bisect(model, data, progress=progress, **bisect_options)
         entry = outcome.run.bisect
         if entry is not None and entry.rules is not None:
@@ -70,11 +72,3 @@ def command(
         return outcome
 
     return execute(job, model, as_json=as_json, quiet=quiet)
-
-
-def _check_folder(path: Path, model: Path) -> None:
-    """Before the work: a search may take minutes."""
-    from onnx_fp16fix.errors import Problem, UsageError
-
-    if not path.parent.is_dir() and model.exists():
-        raise UsageError(Problem("BISECT-WRITE", "there is no such folder", file=str(path.parent)))

@@ -10,6 +10,7 @@ import click
 
 from onnx_fp16fix.cli import options
 from onnx_fp16fix.cli.execute import execute
+from onnx_fp16fix.cli.files import refuse_place
 from onnx_fp16fix.errors import DataError, Problem, StoppedError
 from onnx_fp16fix.wording import counted
 
@@ -62,7 +63,7 @@ def command(
         started = time.monotonic()
         loaded = load_model(model, lean=True)
         described = describe_model(loaded)
-        _check_folder(path)
+        refuse_place(path, "DATA-WRITE", DataError)
         run = RunDocument(command="calibrate", model=described)
 
         def interrupted(table: RangeTable) -> None:
@@ -91,12 +92,6 @@ def command(
         return Outcome(run)
 
     return execute(job, model, as_json=as_json, quiet=quiet)
-
-
-def _check_folder(path: Path) -> None:
-    """Known before the work, not after it."""
-    if not path.parent.is_dir():
-        raise DataError(Problem("DATA-WRITE", "there is no such folder", file=str(path.parent)))
 
 
 def _stopped(path: Path, samples: int) -> StoppedError:

@@ -6,18 +6,22 @@ invalid; 4 verification failed, nothing written; 5 rule tests failed; 70 a bug; 
 
 from __future__ import annotations
 
+import io
 import os
+import signal
 import sys
 import time
 import traceback
 from collections.abc import Sequence
 from contextlib import redirect_stdout, suppress
+from difflib import get_close_matches
 from importlib import import_module
 from typing import NoReturn
 
 import click
 
 from onnx_fp16fix import __version__
+from onnx_fp16fix.cli.streams import take_streams
 from onnx_fp16fix.errors import ModelError, Problem, UsageError, UserError
 from onnx_fp16fix.wording import options_spelled
 
@@ -36,6 +40,8 @@ class _Commands(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in _COMMANDS:
+            if near := get_close_matches(cmd_name, _COMMANDS, 1):
+                ctx.fail(f"No such command '{cmd_name}'. Did you mean '{near[0]}'?")
             return None
         command: click.Command = import_module(f"onnx_fp16fix.cli.{cmd_name}").command
         return command
@@ -48,8 +54,14 @@ def _program() -> None:
 
 
 def run() -> NoReturn:
-    """Entry point of the console script."""
-    sys.exit(main(sys.argv[1:]))
+    """The command as a process of its own."""
+    take_streams()
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    code = main(sys.argv[1:])
+    signal.signal(
+        signal.SIGINT, signal.SIG_DFL
+    )  # nothing is left to lose, and Python would complain while it ends
+    sys.exit(code)
 
 
 def main(args: Sequence[str]) -> int:
@@ -85,15 +97,16 @@ def main(args: Sequence[str]) -> int:
 
 
 def _print(text: str, code: int) -> int:
-    """Write to stdout; the exit code is ``code``, or that of a failed write."""
+    """Write to stdout; the exit code is ``code``, or that of a failed write. Who closes a pipe has read enough."""
     try:
-        click.echo(text)
+        click.echo(text, nl=not text.endswith("\n"))
         sys.stdout.flush()
     except OSError as error:
-        with suppress(
-            OSError, ValueError
-        ):  # else Python writes what is left once more when it ends, and complains
+        # else Python writes what is left once more when it ends, and complains
+        with suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):
+            return code
         problem = Problem(
             "STDOUT-WRITE", f"stdout cannot be written: {(error.strerror or str(error)).lower()}"
         )
@@ -103,12 +116,15 @@ def _print(text: str, code: int) -> int:
 
 
 def _invoke(args: Sequence[str]) -> int:
+    """For the texts of click: help and version."""
+    text = io.StringIO()
     try:
-        _program.main(args=list(args), prog_name=_PROGRAM, standalone_mode=False)
+        with redirect_stdout(text):
+            _program.main(args=list(args), prog_name=_PROGRAM, standalone_mode=False)
     except click.ClickException as error:
         click.echo(f"error: {_usage_problem(error)}", err=True)
         return UsageError.exit_code
-    return 0
+    return _print(text.getvalue(), 0)
 
 
 def _invoke_for_document(args: Sequence[str]) -> tuple[int, str | None]:

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
+from onnx_fp16fix.cli.files import refuse_place
 from onnx_fp16fix.errors import ModelError, Problem, UsageError
 
 __all__ = [
@@ -52,6 +54,16 @@ def _stack(*decorators: Callable[[Any], Any]) -> Callable[[Command], Command]:
     return decorate
 
 
+def _without_data(ctx: click.Context, param: click.Parameter, value: int) -> int:
+    """All samples that are given are used: a number beside them would be taken for a limit."""
+    given = ctx.get_parameter_source(param.name or "") is ParameterSource.COMMANDLINE
+    if given and ctx.params.get("data") is not None:
+        raise click.UsageError(
+            "--samples is the number of random samples; with --data all of its samples are used"
+        )
+    return value
+
+
 PATH = click.Path(path_type=Path)
 
 common = _stack(
@@ -62,11 +74,17 @@ data = _stack(
     click.option(
         "--data",
         metavar="D",
+        is_eager=True,
         help="Samples: a .npz, a folder of .npz, a .npy for a single input, a Polygraphy inputs .json, or "
         "script.py[:function]. Without it: random numbers.",
     ),
     click.option(
-        "--samples", type=click.IntRange(min=1), default=4, show_default=True, help="Random samples."
+        "--samples",
+        type=click.IntRange(min=1),
+        default=4,
+        show_default=True,
+        callback=_without_data,
+        help="Random samples.",
     ),
     click.option(
         "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of random samples."
@@ -188,7 +206,7 @@ def _to_share(ctx: click.Context, param: click.Parameter, value: str | None) -> 
 
 def _to_list(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> list[str]:
     """Comma lists, given any number of times."""
-    return [part for value in values for part in split_rules(value)]
+    return [part for value in values for part in _split(value)]
 
 
 _OPS: dict[str, Any] = {"multiple": True, "callback": _to_list, "metavar": "OP,OP"}
@@ -223,7 +241,7 @@ wishes = _stack(
 
 
 def _to_classes(ctx: click.Context, param: click.Parameter, value: str | None) -> list[str] | None:
-    return None if value is None else split_rules(value)
+    return None if value is None else _split(value)
 
 
 allow = click.option(
@@ -247,7 +265,14 @@ types_of_apply = _stack(
 
 
 def split_rules(text: str) -> list[str]:
-    """``a.yaml,pack:norm`` as a list; the rule loader resolves each entry."""
+    """``a.yaml,pack:norm`` as a list; the rule loader resolves each entry. Raises UsageError where it names none."""
+    found = _split(text)
+    if not found:
+        raise UsageError(Problem("USAGE", f"'{text}' names no rules", hint="a file, a folder or pack:NAME"))
+    return found
+
+
+def _split(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()]
 
 
@@ -280,8 +305,8 @@ class Target:
 def choose_target(model: Path, output: Path | None, in_place: bool, suffix: str) -> Target:
     """The output file, checked before any work is done.
 
-    Raises UsageError when both or neither way to overwrite the input is asked for, ModelError when the folder of
-    the output does not exist.
+    Raises UsageError when both or neither way to overwrite the input is asked for, ModelError when the output cannot
+    be written there.
     """
     if in_place and output:
         raise UsageError(Problem("USAGE", "--in-place and --output exclude each other"))
@@ -290,6 +315,6 @@ def choose_target(model: Path, output: Path | None, in_place: bool, suffix: str)
         raise UsageError(
             Problem("USAGE", "the output is the input", file=str(path), hint="--in-place allows it")
         )
-    if not path.parent.is_dir() and model.exists():
-        raise ModelError(Problem("MODEL-WRITE", "there is no such folder", file=str(path.parent)))
+    if model.exists():
+        refuse_place(path, "MODEL-WRITE", ModelError)
     return Target(path, in_place)

@@ -16,6 +16,7 @@ from onnx_fp16fix.document import (
     Finding,
     FindingStatus,
     ModelEntry,
+    OrtCheck,
     PlanEntry,
     RunDocument,
     VerificationEntry,
@@ -129,10 +130,7 @@ def _checks(verification: VerificationEntry) -> list[tuple[str, str]]:
                 )
             )
     if ort := verification.onnxruntime:
-        fine = ort.loads and ort.runs is not False
-        rows.append(
-            (f"ONNX Runtime ({ort.provider})", ort.message or ("loads and runs" if fine else "does not load"))
-        )
+        rows.append((f"ONNX Runtime ({ort.provider})", _ort_result(ort, verification.not_checked)))
     if trt := verification.tensorrt:
         share = (
             ""
@@ -147,6 +145,12 @@ def _checks(verification: VerificationEntry) -> list[tuple[str, str]]:
             )
         )
     return rows
+
+
+def _ort_result(ort: OrtCheck, not_checked: list[str]) -> str:
+    if ort.message and any(ort.message in text for text in not_checked):
+        return "not checked, see below"
+    return ort.message or ("loads and runs" if ort.loads and ort.runs is not False else "does not load")
 
 
 def _closing_line(run: RunDocument) -> str:
@@ -181,6 +185,6 @@ def _cut(text: str) -> str:
 def _size(count: float) -> str:
     for unit in ("bytes", "KiB", "MiB"):
         if count < 1024:
-            return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
+            return counted(int(count), "byte") if unit == "bytes" else f"{count:.1f} {unit}"
         count /= 1024
     return f"{count:.1f} GiB"

@@ -6,10 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import onnx
+
 from onnx_fp16fix.calibrate import Dataset, RangeTable, Source
 from onnx_fp16fix.calibrate.bounds import complete, known_bounds
-from onnx_fp16fix.errors import DataError, Problem
-from onnx_fp16fix.model import load_model
+from onnx_fp16fix.calibrate.inputs import Shape, model_inputs
+from onnx_fp16fix.errors import DataError, ModelError, Problem
+from onnx_fp16fix.model import Model, load_model
 from onnx_fp16fix.outcome import Outcome
 from onnx_fp16fix.pipeline.arguments import check_arguments
 from onnx_fp16fix.pipeline.nonfinite import measured_nonfinite, nonfinite_text
@@ -51,9 +54,11 @@ def verify(
         tensorrt=tensorrt, tolerance=tolerance, samples=samples, kernels=kernels, as_type=as_type or "fp16"
     )
     run = Run("verify", before, data, progress, samples, seed, kernels=kernels)
+    second = load_model(after)
+    _check_inputs(run.dataset, second, None if isinstance(after, onnx.ModelProto) else str(after))
     verified = verify_models(
         run.model,
-        load_model(after),
+        second,
         run.dataset,
         tolerances=Tolerances(tolerance),
         tensorrt_mode=tensorrt,
@@ -70,6 +75,38 @@ def verify(
     if verified.simulation.incomparable and (found := measured_nonfinite(run, run.model)):
         run.warn(found)
     return run.finish("ok" if verified.entry.passed else "rejected")
+
+
+def _check_inputs(data: Dataset, model: Model, place: str | None) -> None:
+    """Raise ModelError (MODEL-INPUTS) where the second model cannot be fed what the first one is."""
+    first = {item.name: item for item in data.inputs}
+    problems = []
+    for item in model_inputs(model.proto):
+        if item.name not in first:
+            found, names = (
+                f"needs an input '{item.name}', which the first model does not have",
+                ", ".join(first),
+            )
+            hint = f"inputs of the first model: {names or 'none'}"
+            problems.append(Problem("MODEL-INPUTS", found, file=place, tensor=item.name, hint=hint))
+        elif not _alike(first[item.name].shape, item.shape):
+            shapes = f"{_shown(item.shape)}, the first model {_shown(first[item.name].shape)}"
+            found = f"has an input '{item.name}' of shape {shapes}"
+            problems.append(Problem("MODEL-INPUTS", found, file=place, tensor=item.name))
+    if problems:
+        raise ModelError(problems)
+
+
+def _alike(one: Shape, other: Shape) -> bool:
+    """Whether one array can have both shapes, as far as their fixed sizes tell."""
+    if one is None or other is None:
+        return True
+    fixed = [(a, b) for a, b in zip(one, other, strict=False) if isinstance(a, int) and isinstance(b, int)]
+    return len(one) == len(other) and all(a == b for a, b in fixed)
+
+
+def _shown(shape: Shape) -> str:
+    return f"[{', '.join('?' if dim is None else str(dim) for dim in shape or ())}]"
 
 
 def calibrate(

@@ -94,7 +94,7 @@ def _told(risk: Risk, ranges: RangeTable, known: Mapping[str, Bound], half: Floa
     bound, entry = known[risk.tensor], ranges.tensors[risk.tensor]
     reach = max(abs(bound.low), abs(bound.high))
     message = (
-        f"'{risk.tensor}' reaches {entry.absmax:.4g} and may, by analysis, reach {reach:.4g}; {half.label} ends at "
+        f"'{risk.tensor}' {entry.reach()} and may, by analysis, reach {reach:.4g}; {half.label} ends at "
         f"{half.max:.6g}"
     )
     return replace(risk, message=message, facts={"absmax": entry.absmax, "bound": reach})

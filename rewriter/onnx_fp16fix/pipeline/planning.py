@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 
@@ -30,6 +31,8 @@ def settle(run: Run, state: State, *, force: bool) -> State:
     obeys with ``force`` and notes what is left at risk.
     """
     free = _plan(state, state.wished, frozenset())
+    if not force and (problem := _over_budget(state, free)) is not None:
+        raise UsageError(problem)
     kept = free.all_fp32()
     against = {place: kept[place] for place in state.half if place in kept}
     if not against:
@@ -65,12 +68,28 @@ def settle(run: Run, state: State, *, force: bool) -> State:
     return planned(replace(state, obeyed=bad))
 
 
-def budget_findings(state: State) -> list[Finding]:
-    """What is left to do where more FLOPs stay in FP32 than the user wants."""
+def _over_budget(state: State, plan: Plan) -> Problem | None:
+    """Two wishes against each other: what is to stay in FP32 is more than what may."""
+    most, shares = state.max_fp32_flops, dict[str, float]()
+    for place, why in state.wished.items() if most is not None and plan.flops else ():
+        shares[why] = shares.get(why, 0.0) + _work(state, place) / plan.flops
+    total = sum(shares.values())
+    if most is None or total <= most:
+        return None
+    asked = " and ".join(f"{why} ({share:.1%} of the FLOPs)" for why, share in shares.items() if share)
+    found = f"{asked}, but {spelled('max_fp32_flops')} allows {most:.1%} in FP32"
+    hint = f"allow {math.ceil(1000 * total) / 10:g}%, or keep less; {spelled('force', True)} obeys the first"
+    return Problem("USAGE-CONTRADICTION", found, hint=hint)
+
+
+def budget_findings(state: State, keep: Collection[Place] = ()) -> list[Finding]:
+    """What is left to do where more FLOPs stay in FP32 than the user wants; ``keep``: nodes the user keeps there."""
     share, most = state.plan.fp32_flops_share, state.max_fp32_flops
     if most is None or share <= most:
         return []
-    message = f"{share:.1%} of the FLOPs stay in FP32, {most:.1%} were asked for: no plan with less is right"
+    own = sum(_work(state, place) for place in keep) / state.plan.flops if state.plan.flops else 0.0
+    why = f"{own:.1%} are of nodes to keep there" if own > most else "no plan with less is right"
+    message = f"{share:.1%} of the FLOPs stay in FP32, {most:.1%} were asked for: {why}"
     return [
         Finding(
             name="fp32-flops",
@@ -129,15 +148,19 @@ def _without(state: State, plan: Plan) -> Plan:
     forced = state.obeyed.keys() & plan.all_fp32().keys()
     if not forced:
         return plan
-    less = 0.0
-    for path, index in forced:
-        facts = replace(state.facts, scope=state.view.scopes[path])
-        times = executions(facts) / max(1, state.ranges.samples) if path else 1.0
-        less += flops(facts.node_view(facts.scope.nodes[index])) * times
+    less = sum(_work(state, place) for place in forced)
     changed = {path: _less(part, {i for at, i in forced if at == path}) for path, part in plan.scopes()}
     share = plan.fp32_flops_share - less / plan.flops if plan.flops else 0.0
     bodies = {path: changed[path] for path in plan.bodies}
     return replace(plan, fp32=changed[()].fp32, bodies=bodies, fp32_flops_share=share)
+
+
+def _work(state: State, place: Place) -> float:
+    """FLOPs of a node per sample."""
+    path, index = place
+    facts = replace(state.facts, scope=state.view.scopes[path])
+    times = executions(facts) / max(1, state.ranges.samples) if path else 1.0
+    return flops(facts.node_view(facts.scope.nodes[index])) * times
 
 
 def _less(plan: Plan, forced: Collection[int]) -> Plan:

@@ -161,7 +161,7 @@ def fix(
             run.document.findings += resized_findings(report, half)
         if tolerance is None and limit < report.output_rel_l2 < math.inf:
             limit = admit_floor(run, half, report.output_rel_l2, limit)
-    run.document.findings += [*stage.findings(), *budget_findings(state)]
+    run.document.findings += [*stage.findings(), *budget_findings(state, targets.keep)]
     run.document.rules = stage.entries()
     for text in stage.assumptions():
         run.warn(text)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from difflib import get_close_matches
 
 from onnx_fp16fix.calibrate import RangeTable, TensorRange
-from onnx_fp16fix.calibrate.ranges import tensor_key
+from onnx_fp16fix.calibrate.ranges import LimitedRange, tensor_key
 from onnx_fp16fix.errors import Problem, UsageError
 from onnx_fp16fix.graph import GraphView, ScopeView
 from onnx_fp16fix.language import EQUAL
@@ -209,11 +209,15 @@ def _contradiction(label: str, reason: str, hint: str) -> Problem:
     return Problem("USAGE-CONTRADICTION", reason, node=label, hint=hint)
 
 
-def _bounded(entry: TensorRange | None, limit: float) -> TensorRange:
+def _bounded(entry: TensorRange | None, limit: float) -> LimitedRange:
     """The range stretched or cut so that its largest magnitude is ``limit``; signs seen stay what they were."""
     if entry is None or entry.minimum > entry.maximum or not entry.absmax:
-        return TensorRange(-limit, limit, shape=() if entry is None else entry.shape)
-    low = -limit if entry.minimum < 0 else min(entry.minimum, limit)
-    high = limit if entry.maximum > 0 else max(entry.maximum, -limit)
-    smallest, mean = min(entry.smallest, limit), min(entry.mean_abs, limit)
-    return replace(entry, minimum=low, maximum=high, smallest=smallest, mean_abs=mean, exact_sum=None)
+        return LimitedRange(-limit, limit, shape=() if entry is None else entry.shape)
+    changed = {
+        "minimum": -limit if entry.minimum < 0 else min(entry.minimum, limit),
+        "maximum": limit if entry.maximum > 0 else max(entry.maximum, -limit),
+        "smallest": min(entry.smallest, limit),
+        "mean_abs": min(entry.mean_abs, limit),
+        "exact_sum": None,
+    }
+    return LimitedRange(**{item.name: getattr(entry, item.name) for item in fields(entry)} | changed)

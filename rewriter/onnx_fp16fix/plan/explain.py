@@ -34,7 +34,7 @@ def reason_for_fp32(
             continue
         lowest = facts.lowest(tensor)
         if lowest is not None and lowest > exponents.get(facts.key(tensor), 0):
-            return f"its output '{tensor.name}' reaches {facts.range(tensor).absmax:.4g}"
+            return f"its output '{tensor.name}' {facts.range(tensor).reach()}"
         highest = problem.need.highest(tensor)
         if highest is not None and highest < exponents.get(facts.key(tensor), 0):
             smallest = problem.need.smallest[id(tensor)]
@@ -69,7 +69,7 @@ def _operand_reason(
         return f"the constant {facts.range(tensor).absmax:.4g} that guards against zero would vanish"
     lowest = facts.lowest(tensor)
     if lowest is not None and lowest > exponent and slot not in problem.relations[index].saturating:
-        return f"it reads '{tensor.name}', which reaches {facts.range(tensor).absmax:.4g}"
+        return f"it reads '{tensor.name}', which {facts.range(tensor).reach()}"
     highest = problem.need.highest(tensor)
     if highest is not None and highest < exponent:
         return f"it reads '{tensor.name}', which must stay accurate down to {problem.need.smallest[id(tensor)]:.4g}"

@@ -72,7 +72,7 @@ def _operand_risk(facts: Facts, view: NodeView, need: Need, operand: Operand) ->
     entry, name = facts.range(tensor), str(tensor.name)
     what = f"'{name}'" if not facts.is_constant(tensor) else f"the constant '{name}'"
     if (facts.lowest(tensor) or 0) > 0:
-        message = f"{what} reaches {entry.absmax:.4g}; {half.label} ends at {half.max:.6g}"
+        message = f"{what} {entry.reach()}; {half.label} ends at {half.max:.6g}"
         return Risk("overflow", index, name, message, {"absmax": entry.absmax})
     slot = (index, operand[1])
     if operand[0] == "in" and slot in need.raised:
