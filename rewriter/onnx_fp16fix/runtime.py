@@ -50,6 +50,10 @@ class Session:
         filled = session.get_overridable_initializers()
         self._fed = {**self.inputs, **{item.name: item.type for item in filled}}
         self.outputs: Mapping[str, str] = {item.name: item.type for item in session.get_outputs()}
+        self.shapes: Mapping[str, list[int | str | None]] = {
+            item.name: item.shape for item in session.get_outputs()
+        }
+        """Shapes of the outputs as ONNX Runtime infers them."""
 
     def run(self, feeds: Mapping[str, Array], names: Sequence[str] | None = None) -> dict[str, Any]:
         """Values of the outputs by name; feeds the graph does not have are left out.

@@ -19,7 +19,8 @@ class Binding:
     """What a name stands for.
 
     ``tensor`` is None for a value that no tensor holds. For a constant, the name's value is
-    ``sign * tensor ** power``: ``c`` in ``x * c`` binds the inverse of ``d`` in Div(x, d).
+    ``sign * tensor ** power``: ``c`` in ``x * c`` binds the inverse of ``d`` in Div(x, d). ``attributes``: the places
+    (node index, attribute) where a value is written.
     """
 
     tensor: gs.Tensor | None = None
@@ -28,6 +29,7 @@ class Binding:
     power: float = 1.0
     sign: float = 1.0
     inner: bool = False
+    attributes: tuple[tuple[int, str], ...] = ()
 
     def used_at(self, uses: tuple[Use, ...]) -> Binding:
         """With further uses."""

@@ -78,10 +78,13 @@ class VariantBuilder:
             expr = parse_expression(source, self.problems)
             self.names.used.add(key.text)
             kind = self.variables[key.text].kind if key.text in self.variables else ""
-            if kind not in ("tensor", "const") and (kind or not self.names.partial):
+            if kind not in ("tensor", "const", "attr") and (kind or not self.names.partial):
                 hint = closest(key.text, self.variables)
                 fields.report(
-                    key.place, f"'{key.text}' is not a captured tensor or constant", hint, "RULE-NAME"
+                    key.place,
+                    f"'{key.text}' is not a captured tensor, constant or attribute",
+                    hint,
+                    "RULE-NAME",
                 )
             if expr is not None:
                 check_template(Suite((), expr), self.names, self.problems)

@@ -14,6 +14,7 @@ import onnx.inliner
 from onnx import TensorProto, helper, numpy_helper
 
 from onnx_fp16fix.calibrate.ranges import RangeTable, TensorRange
+from onnx_fp16fix.errors import ModelError
 from onnx_fp16fix.graph import build_view
 from onnx_fp16fix.language.apply import apply_rules
 from onnx_fp16fix.language.emitter import Emitter, Untranslatable
@@ -22,6 +23,7 @@ from onnx_fp16fix.language.guard import NOTHING
 from onnx_fp16fix.language.rule import EQUAL, Case, Rule
 from onnx_fp16fix.language.template import Ref, Template
 from onnx_fp16fix.model import Model, Names
+from onnx_fp16fix.runtime import open_session
 
 __all__ = ["CaseResult", "Given", "build_model", "parse_given", "run_case", "run_cases"]
 
@@ -34,6 +36,7 @@ _TYPES = {
     "int32": TensorProto.INT32,
     "bool": TensorProto.BOOL,
 }
+_RUNTIME_TYPES = {f"tensor({name})": kind for name, kind in _TYPES.items()}
 _MOST_ELEMENTS = 1 << 24
 """Of any tensor of a case: a case is a small model."""
 _WORDS = ("absmax", "vmin", "vmax", "smallest", "fill", "all")
@@ -123,6 +126,7 @@ def build_model(suite: Suite, given: Mapping[str, Given], opset: int = 17) -> on
     graph.node.extend(emitter.nodes)
     graph.output.append(helper.make_empty_tensor_value_info(result))
     model.graph.CopyFrom(graph)
+    _import_domains(model)
     inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
     if not inferred.graph.output[0].type.HasField("tensor_type"):
         # ONNX infers nothing for some ops it defines as functions (GroupNormalization): their bodies tell
@@ -133,6 +137,28 @@ def build_model(suite: Suite, given: Mapping[str, Given], opset: int = 17) -> on
     for value in (*inferred.graph.value_info, *inferred.graph.output):
         _check_size(value.name, [dim.dim_value or None for dim in value.type.tensor_type.shape.dim])
     return model
+
+
+def _import_domains(model: onnx.ModelProto) -> None:
+    """Import the domains of ops that ONNX does not define, and write down the types that ONNX Runtime knows of them."""
+    domains = {node.domain for node in model.graph.node if node.domain}
+    if not domains:
+        return
+    model.opset_import.extend(helper.make_opsetid(domain, 1) for domain in sorted(domains))
+    names = [name for node in model.graph.node for name in node.output if name]
+    try:
+        session = open_session(model, outputs=names)
+    except ModelError as error:
+        raise ValueError(error.problems[0].message) from None
+    for node in model.graph.node:
+        for name in node.output if node.domain else ():
+            kind = _RUNTIME_TYPES.get(session.outputs.get(name, ""))
+            if kind is not None:
+                known = helper.make_tensor_value_info(name, kind, session.shapes[name])
+                if name == model.graph.output[0].name:
+                    model.graph.output[0].CopyFrom(known)
+                else:
+                    model.graph.value_info.append(known)
 
 
 def _constant(entry: Given, facts: Mapping[str, float]) -> Any:

@@ -234,7 +234,8 @@ def _template_call(call: Call, names: Names, problems: list[Problem]) -> None:
         problems.append(call.place.problem("RULE-OP", f"ONNX has no operator '{op}'", hint))
         prefix = "unknown"
     for argument in call.args:
-        _template(argument, names, problems)
+        if not (isinstance(argument, Name) and argument.id == "None"):
+            _template(argument, names, problems)
     for key, value in call.keywords:
         if prefix in ("", "op") and key not in operations.attribute_names(op):
             hint = operations.closest(key, operations.attribute_names(op))

@@ -23,6 +23,7 @@ from onnx_fp16fix.language.expression import (
     Unary,
 )
 from onnx_fp16fix.language.pattern import (
+    Absent,
     Capture,
     Combination,
     Either,
@@ -148,6 +149,10 @@ class _Compiler:
     def name(self, name: Name) -> Pattern:
         if name.id == "_":
             return Wild()
+        if name.id == "None":
+            return self.report(
+                name.place, "RULE-PATTERN", "None stands for an input that an op does not have"
+            )
         if name.id in self.named:
             self.read.add(name.id)
             return self.named[name.id]
@@ -241,7 +246,7 @@ class _Compiler:
             return Moved(self.pattern(call.args[0]))
         domain, literal, op = _resolve(call.function)
         known = domain != "" or self.check_op(call, op)
-        args = tuple(self.pattern(argument) for argument in call.args)  # for its names, if nothing else
+        args = tuple(self.argument(argument) for argument in call.args)  # for its names, if nothing else
         if not known:
             return Wild()
         if op in _EXTREMA and not literal and len(args) > 1 and not domain and not call.keywords:
@@ -260,6 +265,9 @@ class _Compiler:
             call.keywords,
             call.stars.id if call.stars else None,
         )
+
+    def argument(self, expr: Expr) -> Pattern:
+        return Absent() if isinstance(expr, Name) and expr.id == "None" else self.pattern(expr)
 
     def extremum(self, op: str, call: Call, args: tuple[Pattern, ...]) -> Pattern:
         values = [_number(argument) for argument in call.args]

@@ -14,13 +14,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx_graphsurgeon as gs
-from onnx import TensorProto, helper
+from onnx import AttributeProto, TensorProto, helper
 
 from onnx_fp16fix.graph import ScopeView
 from onnx_fp16fix.language.emitter import ConstantPool, Emitter, Untranslatable, inferred_output
 from onnx_fp16fix.language.expression import Expr
 from onnx_fp16fix.language.facts import MatchFacts
 from onnx_fp16fix.language.match import Binding, Match, Matcher
+from onnx_fp16fix.language.operations import moved_slot
 from onnx_fp16fix.language.rewire import Rewirer
 from onnx_fp16fix.language.rule import Rule, Variant
 from onnx_fp16fix.language.sweep import sweep
@@ -226,10 +227,14 @@ class ScopeEditor:
     def _set(self, rule: Rule, variant: Variant, match: Match, facts: MatchFacts, emitter: Emitter) -> Edit:
         template = self._template(rule, match, facts, emitter)
         slots: dict[tuple[int, int], str] = {}
+        attributes: dict[tuple[int, str], AttributeProto] = {}
         for name, expr in variant.settings:
             binding = match.bindings.get(name)
             if binding is None:
                 continue  # another alternative of 'any' binds it
+            if rule.variables[name].kind == "attr":
+                attributes |= self._new_attribute(name, binding, template.value(expr))
+                continue
             new = self._new_value(rule, name, binding, expr, template, emitter)
             if not binding.uses:
                 raise Untranslatable(f"'{name}' is no input of a node")
@@ -246,7 +251,8 @@ class ScopeEditor:
         for placeholder, values in emitter.constants.items():
             final[placeholder] = self.pool.add(values, f"{emitter.base}/constant")
         emitter.flush(self.patch, self.pool, lambda node: places[node.output[0]])
-        taken, copied = self._rewirer.rewire(rule, match, {slot: final[name] for slot, name in slots.items()})
+        edges = {slot: final[name] for slot, name in slots.items()}
+        taken, copied = self._rewirer.rewire(rule, match, edges, attributes)
         changed = tuple(self._name(index) for index in sorted(taken | copied))
         return Edit(frozenset(taken), frozenset(copied), (), made, changed)
 
@@ -284,6 +290,25 @@ class ScopeEditor:
         if not np.array_equal(np.isfinite(result), np.isfinite(wanted)):
             raise Untranslatable(f"the new value of '{name}' does not fit its type")
         return emitter.array(np.ascontiguousarray(result).reshape(old.shape))
+
+    def _new_attribute(
+        self, name: str, binding: Binding, value: Any
+    ) -> dict[tuple[int, str], AttributeProto]:
+        """The number in the type that the attribute has."""
+        found: dict[tuple[int, str], AttributeProto] = {}
+        for index, key in binding.attributes:
+            node = self.scope.nodes[index]
+            if not isinstance(binding.value, int | float) or not isinstance(value, int | float):
+                raise Untranslatable(f"the attribute '{name}' and its new value must be numbers")
+            if moved_slot(node.op, key, self.scope.model.opset) is not None and not node.domain:
+                raise Untranslatable(f"'{name}' is an input of {node.op} here, no attribute")
+            is_whole = isinstance(binding.value, int)
+            if (is_whole and value != int(value)) or not abs(value) <= np.finfo(np.float32).max:
+                raise Untranslatable(f"the new value of '{name}' does not fit its type")
+            found[index, key] = helper.make_attribute(key, int(value) if is_whole else float(value))
+        if not found:
+            raise Untranslatable(f"'{name}' is no attribute of a node")
+        return found
 
     def _name(self, index: int) -> str:
         return self.scope.nodes[index].label

@@ -98,7 +98,10 @@ class Emitter:
         if not domain:
             attributes = self._place_attributes(op, inputs, attributes)
         else:
-            attributes = {key: _whole(value) for key, value in attributes.items()}
+            attributes = {
+                key: value if takes_floats(op, key, domain) else _whole(value)
+                for key, value in attributes.items()
+            }
         try:
             node = helper.make_node(op, inputs, outputs, name=name, domain=domain, **attributes)
         except (TypeError, ValueError) as error:
@@ -173,9 +176,11 @@ def inferred_output(
     tensors = [numpy_helper.from_array(values, name) for name, values in constants.items()]
     wanted = helper.make_empty_tensor_value_info(output)
     graph = helper.make_graph(list(nodes), "replacement", list(inputs), [wanted], tensors)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)])
+    others = sorted({node.domain for node in nodes if node.domain})  # ONNX knows no types of theirs
+    imports = [helper.make_opsetid("", opset), *(helper.make_opsetid(domain, 1) for domain in others)]
+    model = helper.make_model(graph, opset_imports=imports)
     try:
-        inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
+        inferred = onnx.shape_inference.infer_shapes(model, strict_mode=not others, data_prop=True)
     except (onnx.shape_inference.InferenceError, RuntimeError) as error:
         raise Untranslatable(
             f"the replacement does not fit the shapes: {str(error).splitlines()[-1]}"

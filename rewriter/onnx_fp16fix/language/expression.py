@@ -32,7 +32,7 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Name:
-    """A name; ``_`` too."""
+    """A name; ``_`` too, and ``None``, an input that is absent."""
 
     id: str
     place: Place

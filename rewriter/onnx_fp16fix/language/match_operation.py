@@ -9,7 +9,7 @@ from onnx_fp16fix.language.bindings import Binding, State
 from onnx_fp16fix.language.compare import close, literal
 from onnx_fp16fix.language.expression import Name
 from onnx_fp16fix.language.operations import default_attributes, has_any_outputs
-from onnx_fp16fix.language.pattern import Operation, Wild
+from onnx_fp16fix.language.pattern import Absent, Operation, Wild
 from onnx_fp16fix.language.terms import Reading, Term
 from onnx_fp16fix.wording import counted
 
@@ -74,11 +74,13 @@ class Operations:
             return
         term = reading.args[slot] if slot < len(reading.args) else None
         if term is None:
-            if isinstance(pattern.args[slot], Wild):
+            if isinstance(pattern.args[slot], Wild | Absent):
                 yield from self._arguments(pattern, reading, slot + 1, state)
             elif trace is not None:
                 trace.note(state, lambda: f"match: {self._at(reading)} has no input {slot}")
             return
+        if isinstance(pattern.args[slot], Absent) and trace is not None:
+            trace.note(state, lambda: f"match: {self._at(reading)} has an input {slot}")
         for found in self.matcher.match(pattern.args[slot], term, state):
             yield from self._arguments(pattern, reading, slot + 1, found)
 
@@ -99,7 +101,10 @@ class Operations:
                 if found is None or (bound is not None and bound.value != found):
                     self._differs(reading, state, key, found, None if bound is None else bound.value)
                     return None
-                state = state.bind(wanted.id, Binding(value=found))
+                places = () if bound is None else bound.attributes
+                if reading.direct:
+                    places = (*places, (reading.nodes[0], key))
+                state = state.bind(wanted.id, Binding(value=found, attributes=places))
             elif not self._equals(key, found, literal(wanted), reading):
                 self._differs(reading, state, key, found, literal(wanted))
                 return None

@@ -45,6 +45,21 @@ INPUT_SINCE: Final[dict[tuple[str, str], tuple[int, int]]] = {
 """Attributes that became inputs: (op, attribute) -> (first opset, input slot). From the ONNX change log."""
 
 
+_FLOATS_OF_RUNTIME: Final = frozenset(
+    (
+        "alpha",
+        "beta",
+        "epsilon",
+        "mask_filter_value",
+        "scale",
+        "softcap",
+        "activation_alpha",
+        "activation_beta",
+    )
+)
+"""Float attributes of ops of ONNX Runtime's own, from its ContribOperators.md; the others are integers or texts."""
+
+
 @cache
 def _schemas() -> dict[str, list[onnx.defs.OpSchema]]:
     table: dict[str, list[onnx.defs.OpSchema]] = {}
@@ -79,8 +94,10 @@ def attribute_names(op: str) -> frozenset[str]:
 
 
 @cache
-def takes_floats(op: str, attribute: str) -> bool:
-    """Whether the attribute of a standard op holds floats (numbers of the language are written as either)."""
+def takes_floats(op: str, attribute: str, domain: str = "") -> bool:
+    """Whether the attribute holds floats (numbers of the language are written as either)."""
+    if domain:
+        return attribute in _FLOATS_OF_RUNTIME
     float_types = (onnx.defs.OpSchema.AttrType.FLOAT, onnx.defs.OpSchema.AttrType.FLOATS)
     return any(
         schema.attributes[attribute].type in float_types

@@ -188,6 +188,8 @@ class _Reader:
 
     def _constant(self, node: ast.Constant) -> Expr:
         value, place = node.value, self.place(node)
+        if value is None:  # an input that is not there; no name can be spelled so
+            return Name("None", place)
         if isinstance(value, str):
             return Text(value, place)
         if isinstance(value, int | float) and not isinstance(value, bool):

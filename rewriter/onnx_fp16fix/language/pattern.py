@@ -13,6 +13,7 @@ from onnx_fp16fix.language.expression import Expr
 from onnx_fp16fix.language.terms import Weight
 
 __all__ = [
+    "Absent",
     "Capture",
     "Combination",
     "Either",
@@ -39,6 +40,11 @@ class _Sized:
 @dataclass(frozen=True, slots=True)
 class Wild(_Sized):
     """``_``: anything."""
+
+
+@dataclass(frozen=True, slots=True)
+class Absent(_Sized):
+    """``None``: an input that the node does not have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +120,7 @@ class Roots(_Sized):
     patterns: tuple[Pattern, ...]
 
 
-Pattern = Wild | Capture | Inner | Combination | Operation | Either | Moved | Roots
+Pattern = Wild | Absent | Capture | Inner | Combination | Operation | Either | Moved | Roots
 
 
 def children(pattern: Pattern) -> tuple[Pattern, ...]:

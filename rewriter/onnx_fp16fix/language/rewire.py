@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from onnx import NodeProto
+from onnx import AttributeProto, NodeProto
 
 from onnx_fp16fix.graph import ScopeView
 from onnx_fp16fix.language.bindings import Match
@@ -21,15 +21,19 @@ class Rewirer:
 
     def __init__(self, scope: ScopeView, patch: Patch, names: Names) -> None:
         self.scope, self.patch, self.names = scope, patch, names
-        self._clones: dict[tuple[int, tuple[str, ...]], tuple[str, ...]] = {}
+        self._clones: dict[tuple[int, tuple[str | bytes, ...]], tuple[str, ...]] = {}
 
     def rewire(
-        self, rule: Rule, match: Match, slots: Mapping[tuple[int, int], str]
+        self,
+        rule: Rule,
+        match: Match,
+        slots: Mapping[tuple[int, int], str],
+        attributes: Mapping[tuple[int, str], AttributeProto],
     ) -> tuple[set[int], set[int]]:
         """Rewrite the matched nodes that see a change; nodes others need too are left, and a copy is made."""
         renamed: dict[str, str] = {}
         results = {str(tensor.name) for tensor in match.results}
-        changed = self._affected(match, slots)
+        changed = self._affected(match, {index for index, _ in (*slots, *attributes)})
         taken = self._owned(match, changed)
         for index in sorted(changed):
             node = self.scope.nodes[index]
@@ -37,6 +41,11 @@ class Rewirer:
             proto.CopyFrom(node.proto)
             for slot, name in enumerate(proto.input):
                 proto.input[slot] = slots.get((index, slot), renamed.get(name, name))
+            for (place, key), attribute in attributes.items():
+                if place == index:
+                    others = [each for each in proto.attribute if each.name != key]
+                    del proto.attribute[:]
+                    proto.attribute.extend([*others, attribute])
             if index in taken:
                 self.patch.replaced[index] = proto
                 self._new_names(proto, renamed, rule, results)
@@ -68,7 +77,7 @@ class Rewirer:
         """Insert a changed copy of a node; matches that change it in the same way share one copy."""
         old = tuple(proto.output)
         is_root = not results.isdisjoint(old)
-        key = (index, tuple(proto.input))
+        key = (index, (*proto.input, *(each.SerializeToString() for each in proto.attribute)))
         if key in self._clones and not is_root:
             renamed.update(zip(old, self._clones[key], strict=True))
             return
@@ -83,13 +92,12 @@ class Rewirer:
         )
         self.patch.insert(index + 1, proto)
 
-    def _affected(self, match: Match, slots: Mapping[tuple[int, int], str]) -> set[int]:
+    def _affected(self, match: Match, edited: set[int]) -> set[int]:
         changed = {root.index for root in match.roots}
         names: set[str] = set()
         for index in sorted(match.nodes):
             node = self.scope.nodes[index]
-            direct = any(used == index for used, _ in slots)
-            if direct or any(tensor.name in names for tensor in node.inputs if tensor.name):
+            if index in edited or any(tensor.name in names for tensor in node.inputs if tensor.name):
                 changed.add(index)
                 names.update(tensor.name for tensor in node.outputs if tensor.name)
         return changed

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from onnx_fp16fix.language.pattern import (
+    Absent,
     Capture,
     Combination,
     Either,
@@ -22,7 +23,7 @@ __all__ = ["needed_ops", "root_ops", "root_slot", "start_ops"]
 
 def start_ops(pattern: Pattern) -> frozenset[str] | None:
     """Ops of nodes whose value the pattern may be, or None where any value may be it."""
-    if isinstance(pattern, Wild | Capture | Moved) or (
+    if isinstance(pattern, Wild | Absent | Capture | Moved) or (
         isinstance(pattern, Combination) and not pattern.parts
     ):
         return None

@@ -15,6 +15,7 @@ from onnx_fp16fix.language.canonical import Canonical
 from onnx_fp16fix.language.combine import Tree, weight_key
 from onnx_fp16fix.language.compare import close, weighed
 from onnx_fp16fix.language.pattern import (
+    Absent,
     Capture,
     Combination,
     Either,
@@ -60,6 +61,11 @@ class Sketch:
                 found |= low
             mask ^= low
         return found
+
+
+class _Never(Sketch):
+    def test(self, asked: Sketches, term: Term) -> bool:
+        return False
 
 
 class _Constant(Sketch):
@@ -264,6 +270,8 @@ class Sketches:
             args = tuple(self.of(argument, variables) for argument in pattern.args)
             about = (pattern.domain, pattern.op, pattern.output, pattern.literal, pattern.star is None)
             key, sketch = (*about, *(argument.number for argument in args)), _Operation(pattern, args)
+        elif isinstance(pattern, Absent):
+            key, sketch = ("absent",), _Never()
         elif not isinstance(pattern, Wild):
             raise TypeError(pattern)
         if key not in self._table:

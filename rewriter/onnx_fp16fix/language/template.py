@@ -173,7 +173,10 @@ class Template:
     def _node(self, call: Call) -> tuple[str, str, list[str], dict[str, Any]]:
         """Op, domain, inputs and attributes."""
         prefix, _, op = call.function.rpartition(".")
-        inputs = [self.operand(self.value(argument)) for argument in call.args]
+        inputs = [
+            "" if isinstance(argument, Name) and argument.id == "None" else self.operand(self.value(argument))
+            for argument in call.args
+        ]
         if call.star is not None:
             inputs += [tensor.name if tensor is not None else "" for tensor in self.rests[call.star.id]]
         attributes: dict[str, Any] = dict(self.rests[call.stars.id]) if call.stars is not None else {}

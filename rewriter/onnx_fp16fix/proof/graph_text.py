@@ -82,7 +82,7 @@ class _Reader:
         return next(name for name in names if name not in self.taken)
 
     def _value(self, name: str) -> Expr:
-        return self.known.get(name) or Name(name or "_", _HERE)
+        return self.known.get(name) or Name(name or "None", _HERE)
 
     def _node(self, node: onnx.NodeProto) -> Expr:
         args = tuple(self._value(name) for name in node.input)

@@ -88,5 +88,13 @@ def with_consumer(model: onnx.ModelProto, value: str) -> onnx.ModelProto:
 
 def _typed(model: onnx.ModelProto) -> onnx.ModelProto:
     inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
-    model.graph.output[-1].CopyFrom(inferred.graph.output[-1])
+    found = inferred.graph.output[-1]
+    if not found.HasField("type") or not found.type.HasField(
+        "tensor_type"
+    ):  # of an op that ONNX does not define
+        read = next((node.input[0] for node in model.graph.node if found.name in node.output), found.name)
+        found.type.CopyFrom(
+            next(info.type for info in model.graph.value_info if info.name in (found.name, read))
+        )
+    model.graph.output[-1].CopyFrom(found)
     return model
