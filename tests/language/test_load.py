@@ -114,7 +114,7 @@ rules:
         (("rules:", "ruls:"), "did you mean 'rules'?"),
         (("id: TEST001", "id: test1"), "3:9: 'id' must look like NORM001, not 'test1'"),
         (("    action: {name: rescale}\n", ""), "a rule needs either 'replace' or 'action'"),
-        (("action: {name: rescale}", "replace: [{set: {z: 1}}]"), "'z' is not a captured tensor or constant"),
+        (("action: {name: rescale}", "replace: [{set: {z: 1}}]"), "'z' is not a captured tensor, constant or attribute"),
         (
             ("action: {name: rescale}", "replace: [{with: x > 1}]"),
             "comparisons and '|' have no place in a replacement",
