@@ -54,7 +54,6 @@ rules:
     assert problems(text, tmp_path) == [
         "rules.yaml:5:5: a rule has no key 'sumary' [RULE-KEY]\n  hint: did you mean 'summary'?",
         "rules.yaml:4:11: 'name' must look like rms-square-overflow, not 'Not a name' [RULE-TYPE]",
-        "rules.yaml:3:5: a rule needs the key 'summary' [RULE-KEY]",
         "rules.yaml:6:12: 'equal' cannot be 'exactly' [RULE-TYPE]\n  hint: did you mean 'exact'?",
         "rules.yaml:8:11: ONNX has no operator 'Epx' [RULE-OP]\n  hint: did you mean 'Exp'?",
         "rules.yaml:9:40: ReduceMean has no attribute 'axis' [RULE-OP]\n  hint: did you mean 'axes'?",
@@ -71,7 +70,7 @@ rules:
         "rules.yaml:19:11: 'y' is made but never used [RULE-NAME]",
         "rules.yaml:15:27: 't' is computed but never used [RULE-NAME]",
         "rules.yaml:22:17: this cannot be read as an expression [RULE-SYNTAX]\n"
-        "  hint: patterns and guards are written like Python expressions",
+        "  hint: a bracket is open: inside [ ] and { } of YAML a comma ends the text, unless it is in quotes",
     ]
 
 
@@ -114,12 +113,17 @@ rules:
         (("rules:", "ruls:"), "did you mean 'rules'?"),
         (("id: TEST001", "id: test1"), "3:9: 'id' must look like NORM001, not 'test1'"),
         (("    action: {name: rescale}\n", ""), "a rule needs either 'replace' or 'action'"),
-        (("action: {name: rescale}", "replace: [{set: {z: 1}}]"), "'z' is not a captured tensor, constant or attribute"),
+        (
+            ("action: {name: rescale}", "replace: [{set: {z: 1}}]"),
+            "'z' is not a captured tensor, constant or attribute",
+        ),
         (
             ("action: {name: rescale}", "replace: [{with: x > 1}]"),
             "comparisons and '|' have no place in a replacement",
         ),
         (("Exp(x)", "Exp(moved(x))"), None),
+        (("action: {name: rescale}", "replace: [{with: Min(x, 2)}]"), "unless it is in quotes"),
+        (("schema: fp16fix/1", "schema: fp16fix-lock/1\nplan: {}"), "1:9: this is the lock file of a fix"),
         (("match: Exp(x)", "match: Exp(x ** y)"), "the exponent in a pattern must be a number"),
         (("match: Exp(x)", "match: (Exp(x), Log(y))"), "the roots of a pattern must share a name"),
         (("match: Exp(x)", "match: Exp([x, y])"), "several roots cannot stand in a pattern"),
@@ -131,6 +135,21 @@ def test_each_mistake_has_its_message(change, expected, tmp_path):
         assert load_text(text, tmp_path)
     else:
         assert expected in "\n".join(problems(text, tmp_path))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        ("summary:", "summry:"),
+        ("action:", "acton:"),
+        ("match:", "mach:"),
+        ("rules:", "ruls:"),
+        ("action: {name: rescale}", "replace: [{with: Min(x, 2)}]"),
+        ("schema: fp16fix/1", "schema: fp16fix-lock/1\nplan: {}\ntool: 1"),
+    ],
+)
+def test_a_mistake_is_told_once(change, tmp_path):
+    assert len(problems(GOOD.replace(*change), tmp_path)) == 1
 
 
 def test_moved_values_cannot_be_rebuilt(tmp_path):

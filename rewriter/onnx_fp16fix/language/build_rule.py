@@ -147,7 +147,7 @@ class _Builder:
         elif isinstance(tree, Branch):
             sources = list(Fields(tree, "match", ("any",), self.problems).scalars("any"))
         elif tree is None:
-            if not self.for_model():
+            if not self.for_model() and not self.fields.is_meant("match"):
                 self.fields.report(self.tree.place, "a rule needs the key 'match'")
         else:
             self.fields.report(tree.place, "'match' must be text or 'any:' with a list", code="RULE-TYPE")

@@ -31,7 +31,8 @@ class VariantBuilder:
         """All variants; ``action`` in place of ``replace`` is the only one."""
         trees = self.fields.items("replace")
         action = self.fields.tree("action")
-        if (action is None) == (not trees):
+        misspelled = any(map(self.fields.is_meant, ("replace", "action")))
+        if (action is None) == (not trees) and not misspelled:
             self.fields.report(self.fields.branch.place, "a rule needs either 'replace' or 'action'")
         found = [self.variant(tree, last=tree is trees[-1]) for tree in trees]
         if action is not None:

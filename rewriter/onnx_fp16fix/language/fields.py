@@ -17,10 +17,22 @@ class Fields:
 
     def __init__(self, branch: Branch, what: str, known: Collection[str], problems: list[Problem]) -> None:
         self.branch, self.what, self.problems = branch, what, problems
-        for key, _ in branch.entries:
+        cut, self._meant = False, ""
+        for key, value in branch.entries:
+            if isinstance(value, Scalar) and value.text:
+                cut = value.text.count("(") > value.text.count(")")
+            elif cut:  # the rest of a text that YAML ended at a comma, which is told where it begins
+                continue
             if key.text not in known:
-                hint = closest(key.text, known) or "known keys: " + ", ".join(known)
-                self.report(key.place, f"{what} has no key '{key.text}'", hint)
+                near = closest(key.text, known) or ""
+                self._meant += near
+                self.report(
+                    key.place, f"{what} has no key '{key.text}'", near or "known keys: " + ", ".join(known)
+                )
+
+    def is_meant(self, key: str) -> bool:
+        """Whether an unknown key, which has been reported, is this one misspelled."""
+        return f"'{key}'" in self._meant
 
     def report(self, place: Place, message: str, hint: str | None = None, code: str = "RULE-KEY") -> None:
         """Add a problem."""
@@ -34,7 +46,7 @@ class Fields:
         """A text."""
         value = self.branch.get(key)
         if value is None:
-            if required:
+            if required and not self.is_meant(key):
                 self.report(self.branch.place, f"{self.what} needs the key '{key}'")
             return None
         if not isinstance(value, Scalar):

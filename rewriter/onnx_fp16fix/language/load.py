@@ -68,6 +68,14 @@ def select_rules(rules: Iterable[Rule], select: Sequence[str]) -> tuple[Rule, ..
     return tuple(rule for rule in rules if rule.id in chosen)
 
 
+def _other_schema(schema: Scalar) -> Problem:
+    message, hint = f"unknown language version '{schema.text}'", f"this program reads {LANGUAGE}"
+    if schema.text.startswith("fp16fix-lock/"):
+        message = "this is the lock file of a fix, not a rule file"
+        hint = "give it to apply, alone: onnx-fp16fix apply LOCK MODEL"
+    return schema.place.problem("RULE-SCHEMA", message, hint)
+
+
 class _Loader:
     def __init__(self, problems: list[Problem]) -> None:
         self.problems = problems
@@ -84,15 +92,15 @@ class _Loader:
             message = "a rule file must be a mapping with 'schema' and 'rules'"
             self.problems.append(tree.place.problem("RULE-TYPE", message))
             return
+        if (other := tree.get("schema")) is not None and isinstance(other, Scalar) and other.text != LANGUAGE:
+            self.problems.append(_other_schema(other))  # its keys mean other things, or nothing
+            return
         fields = Fields(tree, "a rule file", ("schema", "requires", "use", "rules"), self.problems)
         schema = fields.scalar("schema", required=True)
-        if schema is not None and schema.text != LANGUAGE:
-            hint = f"this program reads {LANGUAGE}"
-            fields.report(schema.place, f"unknown language version '{schema.text}'", hint, "RULE-SCHEMA")
-        elif schema is not None and tree.entries[0][0].text != "schema":
+        if schema is not None and tree.entries[0][0].text != "schema":
             fields.report(schema.place, "'schema' must be the first key", code="RULE-SCHEMA")
         _check_version(fields)
-        if fields.tree("rules") is None and fields.tree("use") is None:
+        if all(fields.tree(key) is None and not fields.is_meant(key) for key in ("rules", "use")):
             fields.report(tree.place, "a rule file needs the key 'rules' or 'use'")
         for item in fields.scalars("use"):
             self.sources.used(item.text, path, item.place)

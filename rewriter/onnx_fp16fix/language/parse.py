@@ -102,6 +102,10 @@ def _python(source: Scalar, problems: list[Problem]) -> list[ast.stmt] | None:
         line = max((error.lineno or 1) - 1, 0)
         place = source.at(line, max((error.offset or 1) - 1, 0))
         hint = "patterns and guards are written like Python expressions"
+        if source.text.count("(") != source.text.count(")"):
+            hint = (
+                "a bracket is open: inside [ ] and { } of YAML a comma ends the text, unless it is in quotes"
+            )
         problems.append(place.problem("RULE-SYNTAX", "this cannot be read as an expression", hint))
     except (RecursionError, MemoryError):
         problems.append(source.place.problem("RULE-LIMIT", "the expression is nested too deeply"))
