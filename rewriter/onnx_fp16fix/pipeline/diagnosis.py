@@ -39,7 +39,7 @@ def harmless_overflows(view: GraphView, ranges: RangeTable, margin: float, half:
 
 def _harmless(facts: Facts, margin: float) -> Iterator[str]:
     scope = facts.scope
-    tolerant = overflow_tolerant(facts, [view.relation for view in facts.views()])
+    tolerant = overflow_tolerant(facts)
     return (
         tensor_key(scope.path, tensor.name)
         for node in scope.nodes

@@ -12,9 +12,8 @@ Graph inputs count as made by an FP32 node, graph outputs and tensors read by bo
 
 from __future__ import annotations
 
-import onnx_graphsurgeon as gs
-
 from onnx_fp16fix.operators import flops
+from onnx_fp16fix.plan.edges import TensorView
 from onnx_fp16fix.plan.problem import Problem
 from onnx_fp16fix.plan.program import combine
 from onnx_fp16fix.plan.region import prone_to_fp32
@@ -37,7 +36,7 @@ def build_problem(
     problem.bound = largest_exponent(problem)
     nodes = problem.nodes
     prone = nodes if all_prone else prone_to_fp32(
-        problem.facts, problem.views, problem.relations, problem.need, nodes, problem.forced
+        problem.views, problem.need, nodes, problem.forced
     )  # fmt: skip
     for index in sorted(nodes):
         node_variables(problem, index, index in prone)
@@ -64,12 +63,6 @@ def _limit_flops(problem: Problem, share: float) -> None:
         problem.program.row(fp32, upper=share)
 
 
-def _tensors(problem: Problem) -> list[gs.Tensor]:
-    seen: dict[int, gs.Tensor] = {}
-    for index in sorted(problem.nodes):
-        view = problem.views[index]
-        for operand in view.operands:
-            tensor = view.tensor(operand)
-            if tensor is not None and not problem.facts.is_constant(tensor):
-                seen.setdefault(id(tensor), tensor)
-    return list(seen.values())
+def _tensors(problem: Problem) -> list[TensorView]:
+    values = [edge.value for index in sorted(problem.nodes) for edge in problem.views[index].edges.values()]
+    return list({value.key: value for value in values if not value.constant}.values())

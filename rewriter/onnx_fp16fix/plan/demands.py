@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-import onnx_graphsurgeon as gs
-
-from onnx_fp16fix.operators import Operand, inp, out
+from onnx_fp16fix.operators import Operand, inp
+from onnx_fp16fix.plan.edges import Edge, TensorView
 from onnx_fp16fix.plan.facts import NodeView
 from onnx_fp16fix.plan.plan import Slot
 from onnx_fp16fix.plan.problem import Problem
@@ -15,7 +14,7 @@ from onnx_fp16fix.plan.ties import Ties
 from onnx_fp16fix.plan.tolerate import passes_overflow
 from onnx_fp16fix.plan.variables import exponent_range
 
-__all__ = ["Demands", "find_demands"]
+__all__ = ["Bits", "Demands", "find_demands"]
 
 Bits = tuple[tuple[float, float], ...]
 """Bits that may be lost at such a price each, rising; beyond them none may."""
@@ -25,7 +24,8 @@ Bits = tuple[tuple[float, float], ...]
 class Demands:
     """Variables are numbers of ``ties``; number 0 is what cannot move.
 
-    ``least``: (v, weight, bound): weight * v >= bound; ``most``: (v, bound, bits): v <= bound, or bits lost;
+    ``least``: (v, weight, bound): weight * v >= bound; ``most``: (v, bound, number in ``bits``): v <= bound,
+    or bits lost;
     ``charges``: (v, price) by tensor: a Mul unless v is 0; ``casts``: prices of those that precisions ask for, by
     tensor.
     """
@@ -38,7 +38,8 @@ class Demands:
     """By tensor identity."""
     constant: dict[Slot, int] = field(default_factory=dict)
     least: list[tuple[int, int, int]] = field(default_factory=list)
-    most: list[tuple[int, int, Bits]] = field(default_factory=list)
+    most: list[tuple[int, int, int]] = field(default_factory=list)
+    bits: list[Bits] = field(default_factory=list)
     charges: dict[int, tuple[int, float]] = field(default_factory=dict)
     results: dict[int, int] = field(default_factory=dict)
     """Tensors whose true value is needed outside, by identity."""
@@ -52,7 +53,7 @@ class Demands:
         if not variable and bound > 0:
             self.stuck.add(node)
 
-    def at_most(self, node: int, variable: int, bound: int, bits: Bits) -> None:
+    def at_most(self, node: int, variable: int, bound: int, bits: int) -> None:
         """A demand that shows at the node."""
         self.most.append((variable, bound, bits))
         if not variable and bound < 0:
@@ -76,49 +77,46 @@ class _Collector:
         self.found = Demands()
         self.found.ties.pin(self.found.variable((0, 0), steps=False))
         self.kept = {view.node.index for view in problem.views if problem.is_fp32(view.node.index)}
+        prices = problem.prices
+        self.found.bits = [(), ((prices.need_most, prices.need_bit),)]
+        self.typical_of: dict[int, int] = {}
+        """Number of the bits that a tensor of so many elements may lose."""
 
     def collect(self) -> Demands:
-        tensors: dict[int, gs.Tensor] = {}
+        values: dict[int, TensorView] = {}
         for index in sorted(self.problem.nodes):
-            self._node(self.problem.views[index], tensors)
-        for tensor in tensors.values():
-            self._tensor(tensor)
+            self._node(self.problem.views[index], values)
+        for value in values.values():
+            self._tensor(value)
         return self.found
 
-    def _made(self, tensor: gs.Tensor) -> bool:
+    def _made(self, value: TensorView) -> bool:
         """Whether the tensor is made in FP32."""
-        producer = self.scope.producer(tensor)
-        if producer is None or producer.index in self.kept:
-            return True
-        return not self.problem.views[producer.index].is_half(out(producer.output_slot(tensor)))
+        return value.maker is None or value.maker in self.kept or not value.half
 
-    def _read(self, view: NodeView, operand: Operand, tensor: gs.Tensor) -> bool:
+    def _read(self, index: int, edge: Edge) -> bool:
         """Whether the operand is read as FP32."""
-        if view.is_either(operand):
-            return self._made(tensor)
-        return view.node.index in self.kept or not view.is_half(operand)
+        return self._made(edge.value) if edge.either else index in self.kept or not edge.half
 
-    def _node(self, view: NodeView, tensors: dict[int, gs.Tensor]) -> None:
+    def _node(self, view: NodeView, values: dict[int, TensorView]) -> None:
         found, relation, index = self.found, view.relation, view.node.index
-        movable = relation.operands()
         variables: dict[Operand, int] = {}
-        for operand in view.operands:
-            tensor = view.tensor(operand)
-            assert tensor is not None
-            constant = self.facts.is_constant(tensor)
-            if constant and operand[0] == "in":
-                variable = self._constant((index, operand[1])) if operand in movable else 0
+        for operand, edge in view.edges.items():
+            value = edge.value
+            if value.constant and edge.reads:
+                variable = self._constant((index, edge.slot)) if edge.movable else 0
             else:
-                variable = self._exponent(tensor)
+                known = found.exponent.get(value.key)
+                variable = self._exponent(value) if known is None else known
             variables[operand] = variable
-            if not constant:
-                tensors.setdefault(id(tensor), tensor)
-            if operand not in movable:
+            if not value.constant:
+                values[value.key] = value
+            if variable and not edge.movable:
                 found.ties.pin(variable)
-            if operand[0] == "in" and not self._read(view, operand, tensor):
-                self._operand(view, operand[1], tensor, variable, constant)
+            if edge.reads and not self._read(index, edge):
+                self._operand(view, edge, variable)
         for equation in relation.equations:
-            found.ties.equate((variables[o], weight) for o, weight in equation if o in variables)
+            found.ties.equate([(variables[o], weight) for o, weight in equation if o in variables])
         if index not in self.kept:
             for inner in relation.inner:
                 if inner.magnitude > 0:
@@ -130,79 +128,76 @@ class _Collector:
         self.found.constant[slot] = variable = self.found.variable((-bound, bound))
         return variable
 
-    def _exponent(self, tensor: gs.Tensor) -> int:
-        variable = self.found.exponent.get(id(tensor))
-        if variable is not None:
-            return variable
-        producer, variable = self.scope.producer(tensor), 0
-        if not self.problem.encloses(tensor):
+    def _exponent(self, value: TensorView) -> int:
+        """A new variable, or 0 where what is outside of the region knows of none."""
+        variable = 0
+        if not self.problem.encloses(value):
             pass
-        elif producer is not None:
-            variable = self.found.variable(exponent_range(self.problem, tensor))
-            if self.scope.outside_uses(tensor):
-                self.found.results[id(tensor)] = variable
-                self._charge(variable, tensor)
+        elif value.maker is not None:
+            variable = self.found.variable(exponent_range(self.problem, value))
+            if self.scope.outside_uses(value.tensor):
+                self.found.results[value.key] = variable
+                self._charge(variable, value)
         else:
-            least, most = exponent_range(self.problem, tensor)
+            least, most = exponent_range(self.problem, value)
             variable = self.found.variable((least - most, most - least), steps=False)
-            self._charge(variable, tensor)
-        self.found.exponent[id(tensor)] = variable
+            self._charge(variable, value)
+        self.found.exponent[value.key] = variable
         return variable
 
-    def _charge(self, variable: int, tensor: gs.Tensor) -> None:
-        price = self.problem.prices.mul(self.facts.range(tensor).numel)
-        self.found.charges[id(tensor)] = (variable, price * self.facts.repeats(tensor))
+    def _charge(self, variable: int, value: TensorView) -> None:
+        price = self.problem.prices.mul(value.range.numel)
+        self.found.charges[value.key] = (variable, price * self.facts.repeats(value.tensor))
 
-    def _operand(self, view: NodeView, slot: int, tensor: gs.Tensor, variable: int, constant: bool) -> None:
+    def _operand(self, view: NodeView, edge: Edge, variable: int) -> None:
         """What an operand read as FP16 must satisfy."""
-        problem, facts, found = self.problem, self.facts, self.found
-        lowest = facts.lowest(tensor)
-        if lowest is not None and slot not in view.relation.saturating:
+        problem, found, value, index = self.problem, self.found, edge.value, view.node.index
+        if value.lowest is not None and edge.slot not in view.relation.saturating:
             tolerant = problem.tolerant
-            if id(tensor) not in tolerant or not passes_overflow(facts, view.node, slot, tolerant):
-                found.at_least(view.node.index, variable, 1, lowest)
-        place = (view.node.index, slot)
-        if not constant:
-            self._needs(view.node.index, tensor, variable)
-            if self._made(tensor):
-                self._typical(view.node.index, tensor, variable)
-        elif place in problem.need.raised:
+            if value.key not in tolerant or not passes_overflow(self.facts, view.node, edge.slot, tolerant):
+                found.at_least(index, variable, 1, value.lowest)
+        if not value.constant:
+            self._needs(index, value, variable)
+            if self._made(value):
+                self._typical(index, value, variable)
+        elif (index, edge.slot) in problem.need.raised:
             pass  # it vanishes at no exponent: emission raises it
-        elif (guard := problem.need.guards.get(place)) is not None:
-            found.at_most(view.node.index, variable, guard, ())
+        elif (guard := problem.need.guards.get((index, edge.slot))) is not None:
+            found.at_most(index, variable, guard, 0)
         else:
-            self._typical(view.node.index, tensor, variable)
+            self._typical(index, value, variable)
 
-    def _typical(self, node: int, tensor: gs.Tensor, variable: int) -> None:
-        typical = self.facts.typical(tensor)
-        if typical is not None:
-            self.found.at_most(node, variable, typical, tuple(typical_bits(self.problem, tensor)))
+    def _typical(self, node: int, value: TensorView, variable: int) -> None:
+        if value.typical is None:
+            return
+        numel = value.range.numel
+        bits = self.typical_of.get(numel)
+        if bits is None:
+            bits = self.typical_of[numel] = len(self.found.bits)
+            self.found.bits.append(tuple(typical_bits(self.problem.prices, numel)))
+        self.found.at_most(node, variable, value.typical, bits)
 
-    def _needs(self, node: int, tensor: gs.Tensor, variable: int) -> None:
-        need, prices = self.problem.need, self.problem.prices
-        highest, guard = need.highest(tensor), need.highest_guard(tensor)
+    def _needs(self, node: int, value: TensorView, variable: int) -> None:
+        need = self.problem.need
+        if not need.matters(value.key):
+            return
+        highest, guard = need.highest(value.tensor), need.highest_guard(value.tensor)
         if highest is not None:
-            self.found.at_most(node, variable, highest, ((prices.need_most, prices.need_bit),))
+            self.found.at_most(node, variable, highest, 1)
         if guard is not None:
-            self.found.at_most(node, variable, guard, ())
+            self.found.at_most(node, variable, guard, 0)
 
-    def _tensor(self, tensor: gs.Tensor) -> None:
+    def _tensor(self, value: TensorView) -> None:
         """What a tensor must satisfy as it is made, and its casts."""
-        made, variable = self._made(tensor), self.found.exponent[id(tensor)]
-        producer = self.scope.producer(tensor)
-        if not made and producer is not None:
-            node = producer.index
-            lowest = self.facts.lowest(tensor)
-            if lowest is not None and id(tensor) not in self.problem.tolerant:
-                self.found.at_least(node, variable, 1, lowest)
-            self._typical(node, tensor, variable)
-            self._needs(node, tensor, variable)
-        if self.kept and producer is not None:
+        made, variable, maker = self._made(value), self.found.exponent[value.key], value.maker
+        if not made and maker is not None:
+            if value.lowest is not None and value.key not in self.problem.tolerant:
+                self.found.at_least(maker, variable, 1, value.lowest)
+            self._typical(maker, value, variable)
+            self._needs(maker, value, variable)
+        if self.kept and maker is not None:
             views = self.problem.views
-            reads = {
-                self._read(views[node.index], inp(slot), tensor)
-                for node, slot in self.scope.consumers(tensor)
-            }
+            reads = {self._read(index, views[index].edges[inp(slot)]) for index, slot in value.readers}
             if (not made) in reads:
-                price = self.problem.prices.cast(self.facts.range(tensor).numel)
-                self.found.casts[id(tensor)] = price * self.facts.repeats(tensor)
+                price = self.problem.prices.cast(value.range.numel)
+                self.found.casts[value.key] = price * self.facts.repeats(value.tensor)

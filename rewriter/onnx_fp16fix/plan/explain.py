@@ -45,7 +45,7 @@ def reason_for_fp32(
     for slot in range(view.count("in")):
         if (reason := _operand_reason(problem, index, slot, exponents, operands, muls)) is not None:
             return reason
-    for inner in problem.relations[index].inner:
+    for inner in view.relation.inner:
         if inner.magnitude * facts.margin > facts.half.max:
             return f"{inner.what} reaches {inner.magnitude:.4g}"
     return "its neighbours are FP32: staying with them saves casts"
@@ -68,7 +68,7 @@ def _operand_reason(
     if guard is not None and guard < exponent:
         return f"the constant {facts.range(tensor).absmax:.4g} that guards against zero would vanish"
     lowest = facts.lowest(tensor)
-    if lowest is not None and lowest > exponent and slot not in problem.relations[index].saturating:
+    if lowest is not None and lowest > exponent and slot not in view.relation.saturating:
         return f"it reads '{tensor.name}', which {facts.range(tensor).reach()}"
     highest = problem.need.highest(tensor)
     if highest is not None and highest < exponent:
@@ -85,6 +85,6 @@ def reason_for_mul(problem: Problem, slot: Slot) -> str:
     view = problem.views[index]
     tensor = view.tensor(inp(position))
     name = tensor.name if tensor is not None else ""
-    if inp(position) not in problem.relations[index].operands():
+    if inp(position) not in view.relation.operands():
         return f"{view.op} needs the true value of '{name}'"
     return f"{view.op} joins '{name}' with operands of another scale"

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import numpy as np
 import numpy.typing as npt
 import onnx_graphsurgeon as gs
 from onnx import TensorProto
@@ -17,23 +16,28 @@ from onnx_fp16fix.calibrate.ranges import RangeTable, TensorRange, tensor_key
 from onnx_fp16fix.graph import ScopeView, ViewNode
 from onnx_fp16fix.half import FP16, FloatType
 from onnx_fp16fix.operators import FloatSlots, Operand, Relation, float_slots, inp, out, relation_of
+from onnx_fp16fix.plan.constants import constant_range
+from onnx_fp16fix.plan.edges import Edge, TensorView
 
 __all__ = ["BORDER", "Facts", "NodeView"]
 
 BORDER = "fp16fix.border"
 """Domain of the nodes that stand for what crosses the border of a body; see ``joint``."""
 
-_BLOCK = 1 << 22
-"""Elements of a constant looked at in one go, so that mapped weights pass through memory block by block."""
+_IN = tuple(inp(slot) for slot in range(64))
+_OUT = tuple(out(slot) for slot in range(64))
 
 
 class NodeView:
     """A node with its relation and convertible slots; implements ``operators.NodeFacts``.
 
-    ``operands``: its float operands, inputs first. ``relation``: what it says about their exponents.
+    ``operands``: its float operands, inputs first; ``edges``: the same with their tensors. ``relation``: what it says
+    about their exponents.
     """
 
-    __slots__ = ("_inputs", "_outputs", "_relation", "facts", "node", "op", "operands", "opset", "slots")
+    __slots__ = (
+        "_edges", "_inputs", "_outputs", "_relation", "facts", "node", "op", "operands", "opset", "slots"
+    )  # fmt: skip
 
     def __init__(self, node: ViewNode, facts: Facts, slots: FloatSlots, opset: int) -> None:
         self.node, self.facts, self.slots, self.opset = node, facts, slots, opset
@@ -41,18 +45,10 @@ class NodeView:
         self._inputs = _filled(node.inputs)
         self._outputs = _filled(node.outputs)
         self._relation: Relation | None = None
-        is_float = facts.is_float
+        self._edges: dict[Operand, Edge] | None = None
         self.operands: tuple[Operand, ...] = (
-            *(
-                inp(slot)
-                for slot, tensor in enumerate(self._inputs)
-                if tensor is not None and is_float(tensor)
-            ),
-            *(
-                out(slot)
-                for slot, tensor in enumerate(self._outputs)
-                if tensor is not None and is_float(tensor)
-            ),
+            *_floats(self._inputs, _IN, facts),
+            *_floats(self._outputs, _OUT, facts),
         )
 
     @property
@@ -64,6 +60,24 @@ class NodeView:
         if self._relation is None:
             self._relation = self.facts.relation(self)
         return self._relation
+
+    @property
+    def edges(self) -> dict[Operand, Edge]:
+        """Float operands, in the order of ``operands``."""
+        if self._edges is None:
+            movable, view_of = self.relation.operands(), self.facts.tensor_view
+            inputs, outputs, either = self.slots.inputs, self.slots.outputs, self.slots.either
+            self._edges = {}
+            for operand in self.operands:
+                slot = operand[1]
+                if operand[0] == "in":
+                    value = view_of(self._inputs[slot])
+                    edge = Edge(operand, value, slot in inputs, slot in either, operand in movable)
+                else:
+                    value = view_of(self._outputs[slot])
+                    edge = Edge(operand, value, slot in outputs, False, operand in movable)
+                self._edges[operand] = edge
+        return self._edges
 
     def tensor(self, operand: Operand) -> gs.Tensor | None:
         """The tensor in a slot; None if it is absent."""
@@ -108,6 +122,14 @@ def _filled(tensors: Iterable[gs.Tensor]) -> list[gs.Tensor | None]:
     return slots
 
 
+def _floats(tensors: list[gs.Tensor | None], operands: Sequence[Operand], facts: Facts) -> list[Operand]:
+    if len(tensors) > len(operands):  # a Concat of very many
+        operands = [(operands[0][0], slot) for slot in range(len(tensors))]
+    return [
+        operands[slot] for slot, tensor in enumerate(tensors) if tensor is not None and facts.is_float(tensor)
+    ]
+
+
 @dataclass
 class Facts:
     """Ranges and types of one scope. ``margin`` multiplies calibrated maxima: samples are not bounds. ``half`` is the
@@ -123,6 +145,8 @@ class Facts:
     _views: dict[int, NodeView] = field(default_factory=dict)
     _lowest: dict[int, int | None] = field(default_factory=dict)
     _typical: dict[int, int | None] = field(default_factory=dict)
+    _tensors: dict[int, TensorView] = field(default_factory=dict)
+    _all: list[NodeView] = field(default_factory=list)
 
     def node_view(self, node: ViewNode) -> NodeView:
         """The node as the operators see it."""
@@ -146,7 +170,16 @@ class Facts:
 
     def views(self) -> list[NodeView]:
         """All nodes of the scope, in file order."""
-        return [self.node_view(node) for node in self.scope.nodes]
+        if len(self._all) != len(self.scope.nodes):
+            self._all = [self.node_view(node) for node in self.scope.nodes]
+        return self._all
+
+    def tensor_view(self, tensor: gs.Tensor) -> TensorView:
+        """A float tensor as the planner sees it."""
+        found = self._tensors.get(id(tensor))
+        if found is None:
+            found = self._tensors[id(tensor)] = TensorView(tensor, self)
+        return found
 
     def is_float(self, tensor: gs.Tensor) -> bool:
         """Whether it is an FP32 tensor: only those are planned."""
@@ -176,7 +209,7 @@ class Facts:
         entry = self._ranges.get(id(tensor))
         if entry is None:
             constant = self.is_constant(tensor)
-            entry = _constant_range(self.scope.constant(tensor)) if constant else self._measured(tensor)
+            entry = constant_range(self.scope.constant(tensor)) if constant else self._measured(tensor)
             self._ranges[id(tensor)] = entry
         return entry
 
@@ -226,27 +259,3 @@ class Facts:
             known = mean > 0 and math.isfinite(mean)
             self._typical[id(tensor)] = self.highest_for(mean) if known else None
         return self._typical[id(tensor)]
-
-
-def _constant_range(values: npt.NDArray[Any] | None) -> TensorRange:
-    if values is None or not np.issubdtype(values.dtype, np.floating) or not values.size:
-        return TensorRange(0.0, 0.0, shape=() if values is None else values.shape)
-    low, high, smallest = math.inf, -math.inf, math.inf
-    squares, nonzero, nonfinite = 0.0, 0, 0
-    flat = values.reshape(-1)
-    for start in range(0, flat.size, _BLOCK):
-        block = flat[start : start + _BLOCK]
-        finite = np.isfinite(block)
-        if not finite.all():
-            nonfinite += int(block.size - np.count_nonzero(finite))
-            block = block[finite]
-        magnitudes = np.abs(block[block != 0])
-        if magnitudes.size:
-            low, high = min(low, float(block.min())), max(high, float(block.max()))
-            smallest = min(smallest, float(magnitudes.min()))
-            squares += float(np.square(magnitudes, dtype=np.float64).sum())
-            nonzero += magnitudes.size
-    rms = math.sqrt(squares / nonzero) if nonzero else 0.0
-    if not nonzero:
-        low = high = 0.0
-    return TensorRange(low, high, smallest, rms, int(flat.size), nonfinite, values.shape)

@@ -55,16 +55,14 @@ def _outside(scaling: Scaling, tensors: Set[int], nodes: Set[int], step: float) 
 
 def _parts(problem: Problem, scaling: Scaling) -> list[frozenset[int]]:
     """Nodes around what is paid for, those that hang together as one."""
-    facts, views = problem.facts, problem.views
+    views = problem.views
 
     def around(places: tuple[frozenset[int], frozenset[int]]) -> set[int]:
         tensors, nodes = places
-        chosen = {
-            i for i in problem.nodes if any(id(views[i].tensor(o)) in tensors for o in views[i].operands)
-        }
+        chosen = {i for i in problem.nodes if any(e.value.key in tensors for e in views[i].edges.values())}
         chosen |= nodes
         for _ in range(_RIM):
-            chosen |= {other for index in tuple(chosen) for other in neighbours(facts, views[index])}
+            chosen |= {other for index in tuple(chosen) for other in neighbours(views[index])}
         return chosen & problem.nodes
 
     left = around(scaling.tied)
@@ -78,7 +76,7 @@ def _parts(problem: Problem, scaling: Scaling) -> list[frozenset[int]]:
             if index in left:
                 left.remove(index)
                 part.add(index)
-                stack += neighbours(facts, views[index])
+                stack += neighbours(views[index])
         if part:
             parts.append(frozenset(part))
     return parts

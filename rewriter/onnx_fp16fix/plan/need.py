@@ -52,6 +52,10 @@ class Need:
     guarded: dict[int, float] = field(default_factory=dict)
     guards: dict[tuple[int, int], int] = field(default_factory=dict)
 
+    def matters(self, key: int) -> bool:
+        """Whether small values of the tensor with this identity matter, or must not vanish."""
+        return key in self.smallest or key in self.guarded
+
     def highest_guard(self, tensor: gs.Tensor) -> int | None:
         """Largest exponent at which the tensor's lower bound does not vanish; None if it has none."""
         value = self.guarded.get(id(tensor))

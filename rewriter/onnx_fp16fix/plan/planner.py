@@ -92,17 +92,16 @@ def _plan_scope(
 ) -> Plan:
     only, max_fp32_flops = settings.only, settings.max_fp32_flops
     views = facts.views()
-    relations = [view.relation for view in views]
     need = needs(facts)
     exact = exact_nodes(facts)
     forced = {**exact, **(fp32 or {})} if only is None else dict(fp32 or {})
-    risks = find_risks(facts, views, relations, need, exact)
+    risks = find_risks(facts, need, exact)
     seeds = {risk.node for risk in risks if only is None or risk.tensor in only} | set(forced)
     if only is None or seeds:  # what joins FP32 nodes may be cheaper in FP32 than behind casts
         seeds |= {view.node.index for view in views if not view.slots.fp16 and view.operands}
-    nodes = region(facts, views, relations, seeds)
-    whole = Problem(facts, views, relations, need, nodes, forced, settings.prices, half=frozenset(fp16))
-    whole.tolerant = overflow_tolerant(facts, relations)
+    nodes = region(views, seeds)
+    whole = Problem(facts, views, need, nodes, forced, settings.prices, half=frozenset(fp16))
+    whole.tolerant = overflow_tolerant(facts)
     solution = _solve_scaling(whole, settings)
     if solution is not None:
         return _read(whole, solution, risks, need)

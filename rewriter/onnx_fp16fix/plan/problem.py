@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 
-import onnx_graphsurgeon as gs
-
-from onnx_fp16fix.operators import Operand, Relation, inp, out
+from onnx_fp16fix.operators import Operand, inp
+from onnx_fp16fix.plan.edges import TensorView
 from onnx_fp16fix.plan.facts import Facts, NodeView
 from onnx_fp16fix.plan.need import Need
 from onnx_fp16fix.plan.plan import Slot
@@ -27,7 +26,6 @@ class Problem:
 
     facts: Facts
     views: Sequence[NodeView]
-    relations: Sequence[Relation]
     need: Need
     nodes: Set[int]
     forced: Mapping[int, str]
@@ -56,17 +54,17 @@ class Problem:
     def blank(self) -> Problem:
         """The same region, without variables."""
         return Problem(
-            self.facts, self.views, self.relations, self.need, self.nodes, self.forced, self.prices,
+            self.facts, self.views, self.need, self.nodes, self.forced, self.prices,
             half=self.half, fixed=self.fixed, tolerant=self.tolerant,
         )  # fmt: skip
 
-    def encloses(self, tensor: gs.Tensor) -> bool:
+    def encloses(self, value: TensorView) -> bool:
         """Whether all that makes and reads the tensor is in the region: what is outside of it would not know of an
         exponent."""
-        scope, nodes = self.facts.scope, self.nodes
-        producer = scope.producer(tensor)
-        made_inside = producer is None or producer.index in nodes
-        return made_inside and all(node.index in nodes for node, _ in scope.consumers(tensor))
+        if not value.constant:
+            return value.nodes <= self.nodes
+        made_inside = value.maker is None or value.maker in self.nodes
+        return made_inside and all(index in self.nodes for index, _ in value.readers)
 
     def precision(self, node: int) -> Terms:
         """f_n as an expression."""
@@ -80,43 +78,36 @@ class Problem:
         """Whether the node is FP32 whatever the plan says."""
         return node in self.forced or not self.views[node].slots.fp16
 
-    def read(self, slot: Slot) -> Terms:
+    def read(self, index: int, slot: int) -> Terms:
         """1 if the operand is read as FP32, as an expression: an FP32 node, or a slot that is never FP16."""
-        index, position = slot
-        tensor = self.views[index].tensor(inp(position))
-        if tensor is not None and self.views[index].is_either(inp(position)):
-            return self.made(tensor)
-        return self.precision(index) if self.views[index].is_half(inp(position)) else {Program.ONE: 1.0}
+        edge = self.views[index].edges[inp(slot)]
+        if edge.either:
+            return self.made(edge.value)
+        return self.precision(index) if edge.half else {Program.ONE: 1.0}
 
-    def made(self, tensor: gs.Tensor) -> Terms:
+    def made(self, value: TensorView) -> Terms:
         """1 if the tensor is made in FP32, as an expression."""
-        producer = self.facts.scope.producer(tensor)
-        if producer is None:
+        if value.maker is None or not value.half:
             return {Program.ONE: 1.0}
-        slot = producer.output_slot(tensor)
-        return (
-            self.precision(producer.index)
-            if self.views[producer.index].is_half(out(slot))
-            else {Program.ONE: 1.0}
-        )
+        return self.precision(value.maker)
 
-    def stored(self, tensor: gs.Tensor) -> Terms:
+    def stored(self, value: TensorView) -> Terms:
         """Exponent of a computed tensor, as an expression."""
-        variable = self.exponent.get(id(tensor))
+        variable = self.exponent.get(value.key)
         if variable is not None:
             return {variable: 1.0}
-        value = self.fixed.get(id(tensor))
-        return {Program.ONE: float(value)} if value else {}
+        fixed = self.fixed.get(value.key)
+        return {Program.ONE: float(fixed)} if fixed else {}
 
     def operand(self, index: int, operand: Operand) -> Terms:
         """Exponent that a slot sees, as an expression."""
-        tensor = self.views[index].tensor(operand)
-        if tensor is None:
+        edge = self.views[index].edges.get(operand)
+        if edge is None:
             return ZERO
-        if operand[0] == "in" and self.facts.is_constant(tensor):
-            variable = self.constant.get((index, operand[1]))
+        if edge.reads and edge.value.constant:
+            variable = self.constant.get((index, edge.slot))
             return ZERO if variable is None else {variable: 1.0}
-        terms = self.stored(tensor)
-        if operand[0] == "in" and (index, operand[1]) in self.shift:
-            terms[self.shift[index, operand[1]]] = 1.0
+        terms = self.stored(edge.value)
+        if edge.reads and (index, edge.slot) in self.shift:
+            terms[self.shift[index, edge.slot]] = 1.0
         return terms

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from onnx_fp16fix.operators import Operand, Relation
-from onnx_fp16fix.plan.facts import Facts, NodeView
+from onnx_fp16fix.plan.edges import Edge
+from onnx_fp16fix.plan.facts import NodeView
 from onnx_fp16fix.plan.need import Need
 
 __all__ = ["is_small", "neighbours", "prone_to_fp32", "region"]
@@ -25,73 +25,53 @@ def is_small(nodes: int) -> bool:
     return nodes <= _WHOLE
 
 
-def region(
-    facts: Facts,
-    views: Sequence[NodeView],
-    relations: Sequence[Relation],
-    seeds: Collection[int],
-) -> frozenset[int]:
+def region(views: Sequence[NodeView], seeds: Collection[int]) -> frozenset[int]:
     """Indices of the nodes to optimise, given the nodes at risk. Linear in the edges it visits."""
     if not seeds:
         return frozenset()
     if is_small(len(views)):
         return frozenset(range(len(views)))
-    chosen = set(seeds)
+    chosen, new = set[int](), set(seeds)
     for _ in range(_RIM):
-        _add_tied(facts, views, relations, chosen)
-        chosen |= {index for node in tuple(chosen) for index in neighbours(facts, views[node])}
-    _add_tied(facts, views, relations, chosen)
+        reached = _add_tied(views, new, chosen)
+        new = set[int]().union(*(neighbours(views[index]) for index in reached)) - chosen
+    _add_tied(views, new, chosen)
     return frozenset(chosen)
 
 
-def _add_tied(
-    facts: Facts, views: Sequence[NodeView], relations: Sequence[Relation], chosen: set[int]
-) -> None:
-    """Follow exponents that no constant operand can absorb, from each chosen node outwards."""
-    tied = {index: _tied_operands(facts, views[index], relations[index]) for index in chosen}
-    stack = list(chosen)
+def _add_tied(views: Sequence[NodeView], new: Collection[int], chosen: set[int]) -> set[int]:
+    """Add the ``new`` nodes to the chosen ones, and follow exponents that no constant operand can absorb, from each of
+    them outwards; all nodes added."""
+    added, stack = set(new), list(new)
+    chosen |= added
     while stack:
-        index = stack.pop()
-        for other in neighbours(facts, views[index], tied[index]):
-            if other not in chosen:
-                chosen.add(other)
-                tied[other] = _tied_operands(facts, views[other], relations[other])
-                stack.append(other)
+        for edge in _tied_operands(views[stack.pop()]):
+            fresh = edge.value.nodes - chosen
+            if fresh:
+                chosen |= fresh
+                added |= fresh
+                stack += fresh
+    return added
 
 
-def _tied_operands(facts: Facts, view: NodeView, relation: Relation) -> frozenset[Operand]:
+def _tied_operands(view: NodeView) -> list[Edge]:
     """Operands whose exponents depend on each other: those in equations without a constant operand."""
-    tied: set[Operand] = set()
-    for equation in relation.equations:
-        operands = [operand for operand, _ in equation]
-        tensors = [view.tensor(operand) for operand in operands]
-        variable = [t is not None and not facts.is_constant(t) for t in tensors]
-        if len(operands) >= 2 and all(variable):
-            tied.update(operands)
-    return frozenset(tied)
+    tied: list[Edge] = []
+    for equation in view.relation.equations:
+        edges = [view.edges.get(operand) for operand, _ in equation]
+        variable = [edge for edge in edges if edge is not None and not edge.value.constant]
+        if len(variable) == len(edges) >= 2:
+            tied += variable
+    return tied
 
 
-def neighbours(facts: Facts, view: NodeView, operands: frozenset[Operand] | None = None) -> set[int]:
-    """Nodes that make or read the given operands' tensors (all float operands if None)."""
-    found: set[int] = set()
-    for operand in view.operands if operands is None else operands:
-        tensor = view.tensor(operand)
-        if tensor is None or facts.is_constant(tensor):
-            continue
-        producer = facts.scope.producer(tensor)
-        if producer is not None:
-            found.add(producer.index)
-        found.update(node.index for node, _ in facts.scope.consumers(tensor))
-    return found
+def neighbours(view: NodeView) -> set[int]:
+    """Nodes that make or read the node's float operands."""
+    return set().union(*(edge.value.nodes for edge in view.edges.values()))
 
 
 def prone_to_fp32(
-    facts: Facts,
-    views: Sequence[NodeView],
-    relations: Sequence[Relation],
-    need: Need,
-    nodes: Collection[int],
-    forced: Collection[int],
+    views: Sequence[NodeView], need: Need, nodes: Collection[int], forced: Collection[int]
 ) -> frozenset[int]:
     """Nodes that scaling alone may not save, and their neighbours; for all others FP16 needs no alternative.
 
@@ -100,25 +80,20 @@ def prone_to_fp32(
     """
     prone: set[int] = set()
     for index in nodes:
-        view, movable = views[index], relations[index].operands()
+        view = views[index]
         if index in forced or not view.slots.fp16:
             prone.add(index)
             continue
-        for operand in view.operands:
-            tensor = view.tensor(operand)
-            if tensor is None:
-                continue
-            lowest, typical = facts.lowest(tensor), facts.typical(tensor)
-            reach = 0 if operand not in movable else _REACH
-            out_of_range = lowest is not None and lowest > reach
+        for edge in view.edges.values():
+            lowest, typical = edge.value.lowest, edge.value.typical
+            out_of_range = lowest is not None and lowest > (_REACH if edge.movable else 0)
             too_wide = lowest is not None and typical is not None and lowest > typical + _SPARE_BITS
-            matters = need.highest(tensor) is not None or need.highest_guard(tensor) is not None
             if (
                 out_of_range
                 or too_wide
-                or matters
-                or (operand[0] == "in" and (index, operand[1]) in need.guards)
+                or need.matters(edge.value.key)
+                or (edge.reads and (index, edge.slot) in need.guards)
             ):
                 prone.add(index)
                 break
-    return frozenset(prone.union(*(neighbours(facts, views[index]) for index in prone)) & set(nodes))
+    return frozenset(prone.union(*(neighbours(views[index]) for index in prone)) & set(nodes))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
-from onnx_fp16fix.operators import Operand, Relation
+from onnx_fp16fix.plan.edges import Edge
 from onnx_fp16fix.plan.facts import Facts, NodeView
 from onnx_fp16fix.plan.need import Need
 
@@ -30,25 +30,20 @@ class Risk:
     facts: Mapping[str, float]
 
 
-def find_risks(
-    facts: Facts,
-    views: Sequence[NodeView],
-    relations: Sequence[Relation],
-    need: Need,
-    exact: Mapping[int, str],
-) -> tuple[Risk, ...]:
+def find_risks(facts: Facts, need: Need, exact: Mapping[int, str]) -> tuple[Risk, ...]:
     """All risks of the scope in node order; a tensor read at several places is named at each of them."""
     risks: list[Risk] = []
-    for view, relation in zip(views, relations, strict=True):
+    for view in facts.views():
         index = view.node.index
         if index in exact:
             tensor = view.node.outputs[0].name
             risks.append(Risk("precision", index, tensor, exact[index], {}))
-        for operand in _half_operands(view):
-            risk = _operand_risk(facts, view, need, operand)
-            if risk is not None:
-                risks.append(risk)
-        for inner in relation.inner:
+        for edge in view.edges.values():
+            if edge.half and _is_suspect(edge, index, need):
+                risk = _operand_risk(facts, view, need, edge)
+                if risk is not None:
+                    risks.append(risk)
+        for inner in view.relation.inner:
             if inner.magnitude * facts.margin > facts.half.max:
                 message = f"{inner.what} reaches {inner.magnitude:.4g}"
                 risks.append(
@@ -59,28 +54,31 @@ def find_risks(
     return tuple(risks)
 
 
-def _half_operands(view: NodeView) -> Iterator[Operand]:
-    for operand in view.operands:
-        if view.is_half(operand):
-            yield operand
+def _is_suspect(edge: Edge, index: int, need: Need) -> bool:
+    """Whether anything is worth a closer look: most operands are harmless, and this is asked of all."""
+    value = edge.value
+    if (value.lowest is not None and value.lowest > 0) or need.matters(value.key):
+        return True
+    if value.typical is not None and value.typical < -_TOLERATED:
+        return True
+    slot = (index, edge.slot)
+    return edge.reads and value.constant and (slot in need.raised or slot in need.guards)
 
 
-def _operand_risk(facts: Facts, view: NodeView, need: Need, operand: Operand) -> Risk | None:
-    tensor, index, half = view.tensor(operand), view.node.index, facts.half
-    if tensor is None:
-        return None
-    entry, name = facts.range(tensor), str(tensor.name)
-    what = f"'{name}'" if not facts.is_constant(tensor) else f"the constant '{name}'"
-    if (facts.lowest(tensor) or 0) > 0:
+def _operand_risk(facts: Facts, view: NodeView, need: Need, edge: Edge) -> Risk | None:
+    tensor, index, half = edge.value.tensor, view.node.index, facts.half
+    entry, name = edge.value.range, str(tensor.name)
+    what = f"'{name}'" if not edge.value.constant else f"the constant '{name}'"
+    if (edge.value.lowest or 0) > 0:
         message = f"{what} {entry.reach()}; {half.label} ends at {half.max:.6g}"
         return Risk("overflow", index, name, message, {"absmax": entry.absmax})
-    slot = (index, operand[1])
-    if operand[0] == "in" and slot in need.raised:
+    slot = (index, edge.slot)
+    if edge.reads and slot in need.raised:
         if half.encode(np.array(entry.absmax)):
             return None
         message = f"{what} = {entry.absmax:.4g} guards a denominator and rounds to zero in {half.label}"
         return Risk("underflow", index, name, message, {"value": entry.absmax})
-    guard = need.guards.get(slot) if operand[0] == "in" else None
+    guard = need.guards.get(slot) if edge.reads else None
     if guard is not None and guard < 0:
         message = f"{what} = {entry.absmax:.4g} guards against zero and rounds to zero in {half.label}"
         return Risk("underflow", index, name, message, {"value": entry.absmax})
@@ -95,7 +93,7 @@ def _operand_risk(facts: Facts, view: NodeView, need: Need, operand: Operand) ->
         smallest = need.smallest[id(tensor)]
         message = f"{what} must be accurate down to {smallest:.4g}; {lost}"
         return Risk("underflow", index, name, message, {"smallest": smallest})
-    typical = facts.typical(tensor)
+    typical = edge.value.typical
     if typical is not None and typical < -_TOLERATED and guard is None:
         message = f"{what} has a typical magnitude of {entry.mean_abs:.4g}; {lost}"
         return Risk("underflow", index, name, message, {"typical": entry.mean_abs})

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import onnx_graphsurgeon as gs
-
 from onnx_fp16fix.operators import out
+from onnx_fp16fix.plan.edges import Edge, TensorView
 from onnx_fp16fix.plan.facts import NodeView
+from onnx_fp16fix.plan.prices import Prices
 from onnx_fp16fix.plan.problem import LIMIT, ZERO, Problem
 from onnx_fp16fix.plan.program import Terms, combine
 from onnx_fp16fix.plan.tolerate import passes_overflow
@@ -24,13 +24,13 @@ _BIASED = frozenset(
 
 def relation_rows(problem: Problem, index: int) -> None:
     """The node's equations, its pinned operands, and the values inside its kernel."""
-    relation, view, program = problem.relations[index], problem.views[index], problem.program
+    view, program = problem.views[index], problem.program
+    relation = view.relation
     for equation in relation.equations:
         program.row(combine((problem.operand(index, o), weight) for o, weight in equation), 0, 0)
-    movable = relation.operands()
-    for operand in view.operands:
-        if operand not in movable:
-            program.row(problem.operand(index, operand), 0, 0)
+    for edge in view.edges.values():
+        if not edge.movable:
+            program.row(problem.operand(index, edge.operand), 0, 0)
     for inner in relation.inner:
         if inner.magnitude > 0:
             lowest = problem.facts.lowest_for(inner.magnitude * problem.facts.margin)
@@ -58,9 +58,8 @@ def _at_most(
     problem.program.row(terms, upper=highest)
 
 
-def typical_bits(problem: Problem, tensor: gs.Tensor) -> list[tuple[int, float]]:
-    """Bits that a tensor of typical magnitudes may lose, with the price of each, rising."""
-    prices, numel = problem.prices, problem.facts.range(tensor).numel
+def typical_bits(prices: Prices, numel: int) -> list[tuple[int, float]]:
+    """Bits that so many elements of typical magnitudes may lose, with the price of each, rising."""
     return [
         (prices.bits_cheap, prices.bit(numel)),
         (prices.bits_most - prices.bits_cheap, prices.bit_more(numel)),
@@ -68,9 +67,11 @@ def typical_bits(problem: Problem, tensor: gs.Tensor) -> list[tuple[int, float]]
     ]
 
 
-def _need_rows(problem: Problem, tensor: gs.Tensor, exponent: Terms, escape: Terms) -> None:
+def _need_rows(problem: Problem, value: TensorView, exponent: Terms, escape: Terms) -> None:
     """Small values that matter, and guards that must not vanish."""
-    need, prices = problem.need, problem.prices
+    need, prices, tensor = problem.need, problem.prices, value.tensor
+    if not need.matters(value.key):
+        return
     highest = need.highest(tensor)
     if highest is not None:
         _at_most(problem, exponent, highest, escape, [(prices.need_most, prices.need_bit)])
@@ -81,65 +82,63 @@ def _need_rows(problem: Problem, tensor: gs.Tensor, exponent: Terms, escape: Ter
 
 def operand_rows(problem: Problem, index: int) -> None:
     """What an FP16 operand must satisfy as this node sees it."""
-    view, facts = problem.views[index], problem.facts
-    relation = problem.relations[index]
-    for operand in view.operands:
-        slot, tensor = (index, operand[1]), view.tensor(operand)
-        if operand[0] == "out" or tensor is None:
+    view, facts, tolerant = problem.views[index], problem.facts, problem.tolerant
+    for edge in view.edges.values():
+        if not edge.reads:
             continue
-        exponent, escape = problem.operand(index, operand), problem.read(slot)
-        lowest = facts.lowest(tensor)
-        harmless = operand[1] in relation.saturating or (
-            id(tensor) in problem.tolerant and passes_overflow(facts, view.node, operand[1], problem.tolerant)
+        slot, value = (index, edge.slot), edge.value
+        exponent, escape = problem.operand(index, edge.operand), problem.read(index, edge.slot)
+        harmless = edge.slot in view.relation.saturating or (
+            value.key in tolerant and passes_overflow(facts, view.node, edge.slot, tolerant)
         )
-        if lowest is not None and not harmless:
-            _at_least(problem, exponent, 1, lowest, escape)
-        if not facts.is_constant(tensor):
-            _need_rows(problem, tensor, exponent, escape)
+        if value.lowest is not None and not harmless:
+            _at_least(problem, exponent, 1, value.lowest, escape)
+        if not value.constant:
+            _need_rows(problem, value, exponent, escape)
             # where the tensor's own rows do not see this exponent: behind a Mul, or read from an FP32 maker
-            own = slot not in problem.shift and problem.made(tensor) == ZERO
-            if not own and (typical := facts.typical(tensor)) is not None:
-                _at_most(problem, exponent, typical, escape, typical_bits(problem, tensor))
+            own = slot not in problem.shift and problem.made(value) == ZERO
+            if not own and value.typical is not None:
+                _lose_bits(problem, value, value.typical, exponent, escape)
         elif slot in problem.need.raised:
             continue  # it vanishes at no exponent: emission raises it
         elif (guard := problem.need.guards.get(slot)) is not None:
             _at_most(problem, exponent, guard, escape, [])
-        elif (typical := _typical_constant(view, operand[1], tensor)) is not None:
-            _at_most(problem, exponent, typical, escape, typical_bits(problem, tensor))
+        elif (typical := _typical_constant(view, edge)) is not None:
+            _lose_bits(problem, value, typical, exponent, escape)
 
 
-def _typical_constant(view: NodeView, slot: int, tensor: gs.Tensor) -> int | None:
+def _lose_bits(problem: Problem, value: TensorView, typical: int, exponent: Terms, escape: Terms) -> None:
+    _at_most(problem, exponent, typical, escape, typical_bits(problem.prices, value.range.numel))
+
+
+def _typical_constant(view: NodeView, edge: Edge) -> int | None:
     """Largest exponent at which a constant loses no bits that show: of a summand those that the sum keeps."""
-    typical, result = view.facts.typical(tensor), view.tensor(out())
-    if typical is None or result is None or not (view.op in _SUMS or (view.op in _BIASED and slot == 2)):
+    typical, result = edge.value.typical, view.edges.get(out())
+    if typical is None or result is None or not (view.op in _SUMS or (view.op in _BIASED and edge.slot == 2)):
         return typical
-    return max(typical, view.facts.typical(result) or typical)
+    return max(typical, result.value.typical or typical)
 
 
-def tensor_rows(problem: Problem, tensor: gs.Tensor) -> None:
+def tensor_rows(problem: Problem, value: TensorView) -> None:
     """What a tensor made in FP16 must satisfy, its true value outside, and its casts."""
-    facts, program = problem.facts, problem.program
-    made = problem.made(tensor)
-    exponent = problem.stored(tensor)
-    lowest = facts.lowest(tensor)
-    if lowest is not None and id(tensor) not in problem.tolerant:
-        _at_least(problem, exponent, 1, lowest, made)
-    typical = facts.typical(tensor)
-    if typical is not None:
-        _at_most(problem, exponent, typical, made, typical_bits(problem, tensor))
-    _need_rows(problem, tensor, exponent, made)
-    if id(tensor) in problem.result:
-        program.row({**exponent, problem.result[id(tensor)]: 1.0}, 0, 0)
-    _cast_rows(problem, tensor, made)
+    made, exponent = problem.made(value), problem.stored(value)
+    if value.lowest is not None and value.key not in problem.tolerant:
+        _at_least(problem, exponent, 1, value.lowest, made)
+    if value.typical is not None:
+        _lose_bits(problem, value, value.typical, exponent, made)
+    _need_rows(problem, value, exponent, made)
+    if value.key in problem.result:
+        problem.program.row({**exponent, problem.result[value.key]: 1.0}, 0, 0)
+    _cast_rows(problem, value, made)
 
 
-def _cast_rows(problem: Problem, tensor: gs.Tensor, made: Terms) -> None:
+def _cast_rows(problem: Problem, value: TensorView, made: Terms) -> None:
     """Casts inside the graph; those at its border are there whatever the plan, and must not make FP32 attractive."""
-    program, scope = problem.program, problem.facts.scope
-    if scope.producer(tensor) is None:
+    if value.maker is None:
         return
-    price = problem.prices.cast(problem.facts.range(tensor).numel) * problem.facts.repeats(tensor)
-    reads = [problem.read((node.index, slot)) for node, slot in scope.consumers(tensor)]
+    program = problem.program
+    price = problem.prices.cast(value.range.numel) * problem.facts.repeats(value.tensor)
+    reads = [problem.read(index, slot) for index, slot in value.readers]
     if all(read == made for read in reads):
         return
     down, up = program.variable(0, 1, price), program.variable(0, 1, price)

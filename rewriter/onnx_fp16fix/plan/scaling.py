@@ -14,7 +14,7 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from onnx_fp16fix.plan.demands import Demands, find_demands
+from onnx_fp16fix.plan.demands import Bits, Demands, find_demands
 from onnx_fp16fix.plan.problem import Problem
 from onnx_fp16fix.plan.program import Program
 from onnx_fp16fix.plan.solution import Solution
@@ -93,26 +93,20 @@ class _Unknowns:
 
     def _list_hinges(self) -> None:
         """Demands as prices max(0, slope * x - offset) * price of an unknown x."""
-        variable, slope, offset, price = list[int](), list[int](), list[int](), list[float]()
-        for number, weight, bound in self.demands.least:
-            variable.append(number)
-            slope.append(-weight)
-            offset.append(-bound)
-            price.append(_BREACH)
-        for number, bound, bits in self.demands.most:
-            paid = 0.0
-            for count, each in (*bits, (0, _BREACH)):
-                variable.append(number)
-                slope.append(1)
-                offset.append(bound)
-                price.append(each - paid)
-                bound, paid = bound + int(count), each
-        self.variable = np.array(variable, np.int64)
+        least = np.array(self.demands.least, np.int64).reshape(-1, 3)
+        most = np.array(self.demands.most, np.int64).reshape(-1, 3)
+        # each bit that may be lost, and each beyond them, changes the slope of the price
+        starts, further, rises = _slopes(self.demands.bits)
+        count = np.diff(starts)[most[:, 2]]
+        place = np.arange(int(count.sum())) + np.repeat(starts[most[:, 2]] - np.cumsum(count) + count, count)
+        self.variable = np.concatenate([least[:, 0], np.repeat(most[:, 0], count)])
         self.unknown = self.of[self.variable]
-        self.slope = np.array(slope, np.int64) * self.factor[self.variable]
-        self.offset = np.array(offset, np.int64)
-        self.price = np.array(price, np.float64)
-        self.breach = np.array([each >= _BREACH / 2 for each in price], bool)
+        self.slope = (
+            np.concatenate([-least[:, 1], np.ones(len(place), np.int64)]) * self.factor[self.variable]
+        )
+        self.offset = np.concatenate([-least[:, 2], np.repeat(most[:, 1], count) + further[place]])
+        self.price = np.concatenate([np.full(len(least), _BREACH), rises[place]])
+        self.breach = self.price >= _BREACH / 2
 
     def solve(self, time_limit: float | None) -> Ints | None:
         """A value for each unknown; None if the solver found none in time."""
@@ -240,6 +234,20 @@ class _Unknowns:
         tensors = frozenset(key for key, v in demands.exponent.items() if chosen[v])
         nodes = frozenset(index for (index, _), v in demands.constant.items() if chosen[v])
         return tensors | demands.casts.keys(), nodes | demands.stuck
+
+
+def _slopes(bits: Sequence[Bits]) -> tuple[Ints, Ints, Floats]:
+    """Of prices that rise by bits lost: where the numbers of each begin (and the end of the last), how far beyond its
+    bound each slope begins, and by how much it is steeper."""
+    further, rises, starts = list[int](), list[float](), [0]
+    for entry in bits:
+        bound, paid = 0, 0.0
+        for count, each in (*entry, (0, _BREACH)):
+            further.append(bound)
+            rises.append(each - paid)
+            bound, paid = bound + int(count), each
+        starts.append(len(rises))
+    return np.array(starts, np.int64), np.array(further, np.int64), np.array(rises, np.float64)
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,11 @@ another infinity, a zero, or a division.
 
 from __future__ import annotations
 
-from collections.abc import Sequence, Set
+from collections.abc import Set
 
 import onnx_graphsurgeon as gs
 
 from onnx_fp16fix.graph import ViewNode
-from onnx_fp16fix.operators import Relation
 from onnx_fp16fix.plan.facts import Facts
 
 __all__ = ["overflow_tolerant", "passes_overflow"]
@@ -21,26 +20,26 @@ _SUMS = frozenset({"Add", "Sub"})
 _MOVES = frozenset("Identity Reshape Transpose Squeeze Unsqueeze Flatten Expand Slice Gather Neg".split())
 
 
-def overflow_tolerant(facts: Facts, relations: Sequence[Relation]) -> frozenset[int]:
+def overflow_tolerant(facts: Facts) -> frozenset[int]:
     """Identities of the tolerant tensors."""
-    optimistic = _reverse_pass(facts, relations, frozenset())
+    optimistic = _reverse_pass(facts, frozenset())
     # of two operands of a sum only one may be infinite: inf - inf is nothing
     meeting = {
         node.index
         for node in facts.scope.nodes
         if node.op in _SUMS and sum(id(tensor) in optimistic for tensor in node.inputs) > 1
     }
-    return _reverse_pass(facts, relations, frozenset(meeting)) if meeting else optimistic
+    return _reverse_pass(facts, frozenset(meeting)) if meeting else optimistic
 
 
-def _reverse_pass(facts: Facts, relations: Sequence[Relation], blocked: frozenset[int]) -> frozenset[int]:
-    scope = facts.scope
+def _reverse_pass(facts: Facts, blocked: frozenset[int]) -> frozenset[int]:
+    scope, views = facts.scope, facts.views()
     tolerant: set[int] = set()
     for node in reversed(scope.nodes):
         for tensor in node.outputs:
             readers = scope.consumers(tensor)
             harmless = (
-                slot in relations[reader.index].saturating
+                slot in views[reader.index].relation.saturating
                 or (reader.index not in blocked and passes_overflow(facts, reader, slot, tolerant))
                 for reader, slot in readers
             )

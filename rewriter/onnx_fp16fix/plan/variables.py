@@ -3,9 +3,8 @@ per node that may need FP32."""
 
 from __future__ import annotations
 
-import onnx_graphsurgeon as gs
-
-from onnx_fp16fix.operators import Operand, flops, inp, out, shape
+from onnx_fp16fix.operators import flops, inp, out, shape
+from onnx_fp16fix.plan.edges import Edge, TensorView
 from onnx_fp16fix.plan.facts import BORDER, NodeView
 from onnx_fp16fix.plan.problem import LIMIT, Problem
 
@@ -20,20 +19,18 @@ _MOVERS = frozenset(
 
 def largest_exponent(problem: Problem) -> int:
     """No exponent of the region need be larger: twice the largest demand (a square doubles it), and some room."""
-    demands = [4]
-    for index in problem.nodes:
-        view = problem.views[index]
-        for operand in view.operands:
-            tensor = view.tensor(operand)
-            if tensor is not None:
-                demands.append(problem.facts.lowest(tensor) or 0)
-                typical = problem.facts.typical(tensor)
-                demands.append(-typical if typical is not None else 0)
-                demands.append(-(problem.need.highest(tensor) or 0))
-                demands.append(-(problem.need.highest_guard(tensor) or 0))
-        for guard in (problem.need.guards.get((index, slot)) for slot in range(view.count("in"))):
-            demands.append(-guard if guard is not None else 0)
-    return min(LIMIT, 2 * max(demands) + 4)
+    need, most = problem.need, 4
+    for value in {
+        e.value.key: e.value for i in problem.nodes for e in problem.views[i].edges.values()
+    }.values():
+        if value.lowest is not None and value.lowest > most:
+            most = value.lowest
+        if value.typical is not None and -value.typical > most:
+            most = -value.typical
+        if need.matters(value.key):
+            most = max(most, -(need.highest(value.tensor) or 0), -(need.highest_guard(value.tensor) or 0))
+    guards = [-guard for (index, _), guard in need.guards.items() if index in problem.nodes]
+    return min(LIMIT, 2 * max([most, *guards]) + 4)
 
 
 def node_variables(problem: Problem, index: int, prone: bool) -> None:
@@ -51,34 +48,29 @@ def node_variables(problem: Problem, index: int, prone: bool) -> None:
             prices.fp32(numel, flops(view), _moves_data(view)) * max(1.0, problem.facts.runs(index)),
             integer=True,
         )
-    movable = problem.relations[index].operands()
-    for operand in view.operands:
-        tensor = view.tensor(operand)
-        if operand[0] == "out" or tensor is None:
+    for edge in view.edges.values():
+        if not edge.reads:
             continue
-        slot = (index, operand[1])
-        if problem.facts.is_constant(tensor):
-            if operand in movable:
+        slot = (index, edge.slot)
+        if edge.value.constant:
+            if edge.movable:
                 problem.constant[slot] = _exponent_variable(problem, (-problem.bound, problem.bound))
-        elif _may_shift(problem, view, operand):
-            problem.shift[slot] = _shift_variable(problem, tensor, view.numel(operand))
+        elif _may_shift(problem, view, edge):
+            problem.shift[slot] = _shift_variable(problem, edge.value, view.numel(edge.operand))
 
 
-def _may_shift(problem: Problem, view: NodeView, operand: Operand) -> bool:
+def _may_shift(problem: Problem, view: NodeView, edge: Edge) -> bool:
     """Whether a Mul on this operand can do what no Mul behind the node does as well.
 
     Not where the node passes the scale on to its result, or absorbs it: a constant weight or a Mul further up or down
     then serves (for the joins of a residual stream this keeps the program five times smaller to solve). Except behind
     a node whose result has a fixed scale, where there is no other place.
     """
-    facts, relation = problem.facts, problem.relations[view.node.index]
-    tensor = view.tensor(operand)
-    assert tensor is not None
-    producer = facts.scope.producer(tensor)
-    if producer is None:
+    relation, operand, maker = view.relation, edge.operand, edge.value.maker
+    if maker is None or maker not in problem.nodes:
         return True
-    place = producer.output_slot(tensor)
-    if producer.index not in problem.nodes or out(place) not in problem.relations[producer.index].operands():
+    made = problem.views[maker].edges[out(problem.facts.scope.nodes[maker].output_slot(edge.value.tensor))]
+    if not made.movable:
         return True
     if operand in relation.free:
         return False
@@ -87,7 +79,7 @@ def _may_shift(problem: Problem, view: NodeView, operand: Operand) -> bool:
         return True  # pinned
     for equation in equations:
         others = [o for o, _ in equation if o != operand and o[0] == "in"]
-        variable = [o for o in others if (t := view.tensor(o)) is not None and not facts.is_constant(t)]
+        variable = [o for o in others if (e := view.edges.get(o)) is not None and not e.value.constant]
         if variable or any(abs(weight) != 1 for _, weight in equation):
             return True
     return False
@@ -114,17 +106,17 @@ def _moves_data(view: NodeView) -> bool:
     )
 
 
-def exponent_range(problem: Problem, tensor: gs.Tensor) -> tuple[int, int]:
+def exponent_range(problem: Problem, value: TensorView) -> tuple[int, int]:
     """Exponents worth considering: from what range demands to a little beyond where precision is lost, and 0.
 
     Tight bounds matter: the program's relaxation is as good as they are.
     """
-    lowest, typical = problem.facts.lowest(tensor), problem.facts.typical(tensor)
+    lowest, bound = value.lowest, problem.bound
     if lowest is None:
-        return -problem.bound, problem.bound
-    least = min(lowest, 0, lowest if typical is None else typical) - _ROOM
-    most = max(lowest, 0, lowest if typical is None else typical) + _ROOM
-    return max(least, -problem.bound), min(most, problem.bound)
+        return -bound, bound
+    typical = lowest if value.typical is None else value.typical
+    least, most = min(lowest, 0, typical) - _ROOM, max(lowest, 0, typical) + _ROOM
+    return max(least, -bound), min(most, bound)
 
 
 def _exponent_variable(problem: Problem, bounds: tuple[int, int]) -> int:
@@ -136,29 +128,26 @@ def _exponent_variable(problem: Problem, bounds: tuple[int, int]) -> int:
     return variable
 
 
-def _shift_variable(problem: Problem, tensor: gs.Tensor, numel: int) -> int:
+def _shift_variable(problem: Problem, value: TensorView, numel: int) -> int:
     program = problem.program
-    least, most = exponent_range(problem, tensor)
+    least, most = exponent_range(problem, value)
     bound = most - least
     variable = program.variable(-bound, bound, integer=True)
-    price = problem.prices.mul(numel) * problem.facts.repeats(tensor)
+    price = problem.prices.mul(numel) * problem.facts.repeats(value.tensor)
     used = program.variable(0, 1, price, integer=True)
     program.row({variable: 1, used: -bound}, upper=0)
     program.row({variable: 1, used: bound}, lower=0)
     return variable
 
 
-def tensor_variables(problem: Problem, tensor: gs.Tensor) -> None:
+def tensor_variables(problem: Problem, value: TensorView) -> None:
     """Exponent of a tensor, and the shift of its true value where that leaves the graph."""
-    scope = problem.facts.scope
-    producer = scope.producer(tensor)
-    if not problem.encloses(tensor):
+    if not problem.encloses(value):
         return
-    if producer is None:
+    if value.maker is None:
         # a graph input keeps its true value; one Mul may scale it for all its readers
-        problem.exponent[id(tensor)] = _shift_variable(problem, tensor, problem.facts.range(tensor).numel)
+        problem.exponent[value.key] = _shift_variable(problem, value, value.range.numel)
     else:
-        problem.exponent[id(tensor)] = _exponent_variable(problem, exponent_range(problem, tensor))
-        if scope.outside_uses(tensor):
-            numel = problem.facts.range(tensor).numel
-            problem.result[id(tensor)] = _shift_variable(problem, tensor, numel)
+        problem.exponent[value.key] = _exponent_variable(problem, exponent_range(problem, value))
+        if problem.facts.scope.outside_uses(value.tensor):
+            problem.result[value.key] = _shift_variable(problem, value, value.range.numel)
