@@ -83,7 +83,23 @@ TRANSPOSED = model(
         "w": weights(6, 8) * along(1, 2), "v": weights(8, 3) / along(0, 2),
     },
 )  # fmt: skip
-MODELS = {"conv": CONV, "gemm": GEMM, "grouped": GROUPED, "transposed": TRANSPOSED}
+NORMED = model(
+    """(float[1,3,6,6] x) => (float[1,2,6,6] y) {
+        h = Conv(x, w)
+        n = BatchNormalization(h, ones, b, zeros, ones)
+        d = Conv<group=8, pads=[1,1,1,1]>(n, depthwise)
+        y = Conv(d, v)
+    }""",
+    {
+        "w": weights(8, 3, 1, 1) * along(0, 4),
+        "ones": np.ones(8),
+        "zeros": np.zeros(8),
+        "b": SPREAD * 0.1,
+        "depthwise": weights(8, 1, 3, 3),
+        "v": weights(2, 8, 1, 1) / along(1, 4),
+    },
+)
+MODELS = {"normed": NORMED, "conv": CONV, "gemm": GEMM, "grouped": GROUPED, "transposed": TRANSPOSED}
 
 
 def feed(proto: onnx.ModelProto, seed: int = 1) -> dict[str, np.ndarray]:

@@ -49,11 +49,12 @@ def _may_differ(scope: ScopeView, chain: Chain, spread: float) -> bool:
     if read is not None:
         return _spread(read) >= spread
     # channels go on apart, so what they weigh in the end is not known here: what makes them must tell
-    if chain.maker.op == "Conv" and chain.maker.attrs.get("group", 1) == chain.channels:
-        return True
-    made = [
-        _largest(scope, edit) for edit in chain.edits if edit.node == chain.maker.index and edit.slot == 1
-    ]
+    maker = chain.maker
+    if maker.op == "BatchNormalization" or (
+        maker.op == "Conv" and maker.attrs.get("group", 1) == chain.channels
+    ):
+        return True  # as different as those that it reads
+    made = [_largest(scope, edit) for edit in chain.edits if edit.node == maker.index and edit.slot == 1]
     return any(_spread(size) >= spread for size in made)
 
 
