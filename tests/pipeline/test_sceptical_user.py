@@ -237,3 +237,27 @@ def test_what_a_forced_node_leaves_at_risk_is_not_called_fixed() -> None:
     assert not any(
         "'x' reaches" in finding.message for finding in outcome.findings if finding.status == "fixed"
     )
+
+
+@pytest.mark.parametrize("node", [False, True])
+def test_what_becomes_of_a_constant_is_told_once_and_true(node: bool) -> None:
+    """Whether it is an initializer or a Constant node."""
+    made = "eps = Constant<value_float = 1e-5>()" if node else ""
+    proto = model(
+        f"(float[4,8] x) => (float[4,8] y) {{ {made} h = Mul(x, big) s = Mul(h, h) m = ReduceMean<axes=[-1]>(s) "
+        "e = Add(m, eps) r = Sqrt(e) y = Div(h, r) }",
+        {"big": np.float32(1e4)} | ({} if node else {"eps": np.float32(1e-5)}),
+    )
+    outcome = onnx_fp16fix.fix(proto, {"x": X}, tensorrt="off")
+    (told,) = [finding.message for finding in outcome.findings if finding.tensor == "eps"]
+    assert "it becomes FP16's smallest value" in told
+
+
+def test_a_constant_that_may_overflow_is_said_to_be_harmless() -> None:
+    proto = model("(float[4,8] x) => (float[4,8] y) { a = Max(x, c) y = Clip(a, low, high) }",
+                  {"c": np.float32(7e4), "low": np.float32(-1), "high": np.float32(5)})  # fmt: skip
+    outcome = onnx_fp16fix.fix(proto, {"x": X}, tensorrt="off")
+    assert outcome.plan is not None
+    assert not outcome.plan.fp32_nodes
+    messages = [finding.message for finding in outcome.findings if finding.tensor == "c"]
+    assert any("may become infinite, for what reads it saturates" in message for message in messages)

@@ -69,7 +69,7 @@ def _remedy(scope: ScopeView, plan: Plan, risk: Risk, half: FloatType) -> str:
         exponent = next((plan.operands[risk.node, s] for s in slots if (risk.node, s) in plan.operands), 0)
     if exponent:
         return f"stored times 2**{-exponent}, exactly"
-    return "scaled where it is computed, exactly" if not plan.is_empty() else "kept as it is"
+    return "may become infinite, for what reads it saturates" if risk.kind == "overflow" else "kept as it is"
 
 
 def nan_findings(main: ScopeView, ranges: RangeTable) -> list[Finding]:

@@ -34,6 +34,8 @@ def find_risks(facts: Facts, need: Need, exact: Mapping[int, str]) -> tuple[Risk
     """All risks of the scope in node order; a tensor read at several places is named at each of them."""
     risks: list[Risk] = []
     for view in facts.views():
+        if view.node.op == "Constant":  # like an initializer it matters where it is read
+            continue
         index = view.node.index
         if index in exact:
             tensor = view.node.outputs[0].name
