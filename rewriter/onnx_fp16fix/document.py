@@ -274,6 +274,7 @@ class BisectEntry(_Section):
     trials: int = 0
     recalled: int = 0
     rules: str | None = None
+    as_type: Literal["fp16", "bf16"] = "fp16"
 
 
 class WeightEntry(_Section):

@@ -114,6 +114,27 @@ def test_the_rule_file_gives_the_same_islands_and_error(tmp_path: Path) -> None:
     assert applied.verification.fp16_sim.outputs[0].rel_l2 == pytest.approx(entry.error, rel=1e-6)
 
 
+def test_bf16_has_culprits_of_its_own_and_the_same_islands(tmp_path: Path) -> None:
+    proto = model(
+        "g (float[8] x) => (float[8] y) <float[1] c = {100.3}> { [far] a = Add(x, c) [near] b = Sub(a, c) y = Tanh(b) }"
+    )
+    data = {"x": np.linspace(-2, 2, 8, dtype=np.float32)}
+    assert entry_of(proto, data, tolerance=0.05).rules is None  # FP16 has bits enough
+    cache = tmp_path / "trials"
+    entry = entry_of(proto, data, as_type="bf16", cache=cache)
+    assert (entry.as_type, entry.tolerance, entry.fp32_nodes) == ("bf16", 0.08, ["far", "near"])
+    assert entry.rules is not None
+    assert "--precision bf16" in entry.rules
+    (tmp_path / "keep.yaml").write_text(entry.rules)
+    applied = onnx_fp16fix.apply(proto, tmp_path / "keep.yaml", data, precision="bf16", tensorrt="off")
+    assert applied.verification is not None
+    assert applied.verification.fp16_sim is not None
+    assert applied.verification.fp16_sim.outputs[0].rel_l2 == pytest.approx(entry.error, rel=1e-6)
+    again = entry_of(proto, data, as_type="bf16", cache=cache)
+    assert (again.recalled > 0, again.error) == (True, entry.error)
+    assert entry_of(proto, data, cache=cache).recalled == 0
+
+
 def test_nodes_to_keep_are_not_searched() -> None:
     entry = entry_of(square(), BIG, keep=["square", "divide"])
     assert set(entry.fp32_nodes) == {"square", "m", "r", "divide"}
@@ -327,7 +348,7 @@ def test_random_outputs_cannot_be_blamed_on_a_node() -> None:
 
 def test_a_model_that_is_fp16_already_is_refused() -> None:
     proto = model("g (float16[2] x) => (float16[2] y) { a = Mul(x, x)  y = Sqrt(a) }")
-    words = "parts that are FP16 in the model itself put an error of inf into the outputs"
+    words = "parts that are 16-bit in the model itself put an error of inf into the outputs"
     refused(ModelError, "BISECT-TYPED", words, proto, {"x": np.array([300, 1], np.float16)})
 
 

@@ -14,6 +14,7 @@ from onnx_fp16fix.blame.cache import TrialCache
 from onnx_fp16fix.blame.places import Places
 from onnx_fp16fix.emit import convert
 from onnx_fp16fix.errors import Problem, UsageError
+from onnx_fp16fix.half import FP16, FloatType
 from onnx_fp16fix.model import save_model
 
 __all__ = ["CheckCommand"]
@@ -30,14 +31,14 @@ class CheckCommand:
     (BISECT-CHECK) where it has no ``{model}``, or cannot be run.
     """
 
-    def __init__(self, text: str, places: Places, cache: TrialCache) -> None:
+    def __init__(self, text: str, places: Places, cache: TrialCache, half: FloatType = FP16) -> None:
         try:
             self._words = shlex.split(text)
         except ValueError as error:
             raise _unusable(text, f"cannot be read: {str(error).lower()}") from None
         if not any(_PLACE in word for word in self._words):
             raise _unusable(text, "does not say where the model goes")
-        self._text, self._places, self._cache = text, places, cache
+        self._text, self._places, self._cache, self._half = text, places, cache, half
         self.last_words = ""
         """Last line of what the command printed to stderr when it last refused a model."""
 
@@ -52,7 +53,7 @@ class CheckCommand:
 
     def _run(self, fp32: frozenset[int]) -> bool:
         main, bodies = self._places.by_scope(fp32)
-        typed = convert(self._places.main, main, bodies=bodies).model
+        typed = convert(self._places.main, main, half=self._half, bodies=bodies).model
         with tempfile.TemporaryDirectory(prefix="fp16fix-bisect-") as folder:
             path = Path(folder) / "candidate.onnx"
             save_model(typed, path)

@@ -9,7 +9,9 @@ from collections.abc import Sequence
 __all__ = ["rule_file"]
 
 
-def rule_file(nodes: Sequence[str], *, model: str, judge: str, errors: str, minimal: bool) -> str:
+def rule_file(
+    nodes: Sequence[str], *, model: str, judge: str, errors: str, minimal: bool, precision: str = "fp16"
+) -> str:
     """YAML text (``fp16fix/1``) of one rule that keeps the named nodes in FP32; the rest goes into comments.
 
     The id follows from the nodes, so that files of different searches can be used together.
@@ -20,7 +22,7 @@ def rule_file(nodes: Sequence[str], *, model: str, judge: str, errors: str, mini
         f"Found by onnx-fp16fix bisect for {' '.join(model.split())}, judged by: {' '.join(judge.split())}",
         f"Error of the outputs: {errors}.",
         "Minimal: each node is needed." if minimal else "Not minimal: the trials ran out.",
-        "Use: onnx-fp16fix apply THIS MODEL --precision fp16",
+        f"Use: onnx-fp16fix apply THIS MODEL --precision {precision}",
     )
     lines = [
         "schema: fp16fix/1",

@@ -17,6 +17,7 @@ from onnx_fp16fix.blame.cache import TrialCache
 from onnx_fp16fix.blame.places import Places
 from onnx_fp16fix.blame.switches import build_switched
 from onnx_fp16fix.calibrate.data import Dataset, Feed
+from onnx_fp16fix.half import FP16, FloatType
 from onnx_fp16fix.progress import Progress
 from onnx_fp16fix.runtime import open_session
 from onnx_fp16fix.simulate import Mode
@@ -37,7 +38,8 @@ class _Sample:
 class Simulated:
     """Errors of a model's outputs in simulated FP16, the worst over the samples held; ``inf`` if not finite.
 
-    ``places``: the nodes by number. ``mode``: see ``simulate.kernels``. Raises ModelError and DataError.
+    ``places``: the nodes by number. ``mode``: see ``simulate.kernels``. ``half``: the type in place
+    of FP16. Raises ModelError and DataError.
     """
 
     def __init__(
@@ -46,11 +48,12 @@ class Simulated:
         data: Dataset,
         cache: TrialCache,
         mode: Mode = "default",
+        half: FloatType = FP16,
     ) -> None:
         self._names, self._data, self._cache = places.names, data, cache
         model = places.main.model
         base = model.base_dir
-        switched = build_switched(places, mode)
+        switched = build_switched(places, mode, half)
         self._switches = switched.switches
         self._reference = open_session(model.proto, base)
         self._session = open_session(switched.proto, base)

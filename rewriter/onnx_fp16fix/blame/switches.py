@@ -20,6 +20,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx_fp16fix.blame.places import Places
 from onnx_fp16fix.emit import convert
 from onnx_fp16fix.graph import ScopeView, ViewNode, build_view
+from onnx_fp16fix.half import FP16, FloatType
 from onnx_fp16fix.model import Model
 from onnx_fp16fix.operators import float_slots
 from onnx_fp16fix.simulate import Mode, rounded_graph
@@ -38,8 +39,9 @@ class Switched:
     switches: Mapping[int, str]
 
 
-def build_switched(places: Places, mode: Mode = "default") -> Switched:
-    """The switched twin of a model without local functions; ``mode``: what kernels keep in FP16 inside.
+def build_switched(places: Places, mode: Mode = "default", half: FloatType = FP16) -> Switched:
+    """The switched twin of a model without local functions; ``mode``: what kernels keep in FP16 inside; ``half``: the
+    16-bit type, which "FP16" stands for here.
 
     Raises ModelError where a type is not known.
     """
@@ -48,15 +50,15 @@ def build_switched(places: Places, mode: Mode = "default") -> Switched:
     cells = [
         _Cell(scope, node, f"{prefix}{number}.", number)
         for number, (scope, node) in enumerate(places.nodes)
-        if _has_fp16(scope, node)
+        if _has_fp16(scope, node, half)
     ]
     bag = _bag(model, cells, prefix)
-    typed = convert(build_view(model.with_proto(bag)).main, ())
+    typed = convert(build_view(model.with_proto(bag)).main, (), half=half)
     groups = _groups(typed.model.proto, prefix)
     proto = onnx.ModelProto()
     proto.CopyFrom(model.proto)
     graphs = {scope.path: scope.graph for scope in Model(proto).scopes()}
-    constants = _add_constants(typed.model.proto, proto, prefix)
+    constants = _add_constants(typed.model.proto, proto, prefix, half.elem_type)
     switches: dict[int, str] = {}
     for cell in cells:
         group = groups[cell.number]
@@ -101,12 +103,12 @@ class _Cell:
                 self.bagged.output[slot] = f"{prefix}out{slot}"
 
 
-def _has_fp16(scope: ScopeView, node: ViewNode) -> bool:
+def _has_fp16(scope: ScopeView, node: ViewNode, half: FloatType) -> bool:
     """Whether the node may be worth a place in the bag: a tensor op that reads or makes FLOAT and can be FP16."""
     if node.op == "Constant" and not node.domain:
         return False  # its readers choose the type
     opset = scope.model.opset_of(node.domain)
-    if not float_slots(node.domain, node.op, opset, len(node.inputs), len(node.outputs)).fp16:
+    if not float_slots(node.domain, node.op, opset, len(node.inputs), len(node.outputs), half).fp16:
         return False
     types = [scope.dtype(t.name) for t in (*node.inputs, *node.outputs) if not t.is_empty()]
     return all(types) and TensorProto.FLOAT in types
@@ -163,10 +165,12 @@ def _groups(typed: onnx.ModelProto, prefix: str) -> dict[int, list[onnx.NodeProt
     return groups
 
 
-def _add_constants(typed: onnx.ModelProto, target: onnx.ModelProto, prefix: str) -> dict[str, str]:
+def _add_constants(
+    typed: onnx.ModelProto, target: onnx.ModelProto, prefix: str, elem_type: int
+) -> dict[str, str]:
     """Put the FP16 constants of the bag into the main graph; names there by names in the bag."""
     names: dict[str, str] = {}
-    for tensor in _half_constants(typed):
+    for tensor in _half_constants(typed, elem_type):
         names[tensor.name] = f"{prefix}constant.{tensor.name}"
         stored = target.graph.initializer.add()
         stored.CopyFrom(tensor)
@@ -174,13 +178,13 @@ def _add_constants(typed: onnx.ModelProto, target: onnx.ModelProto, prefix: str)
     return names
 
 
-def _half_constants(typed: onnx.ModelProto) -> Iterator[TensorProto]:
+def _half_constants(typed: onnx.ModelProto, elem_type: int) -> Iterator[TensorProto]:
     for tensor in typed.graph.initializer:
-        if tensor.data_type == TensorProto.FLOAT16:
+        if tensor.data_type == elem_type:
             yield tensor
     for node in typed.graph.node:
         for attribute in node.attribute if node.op_type == "Constant" and not node.domain else ():
-            if attribute.name == "value" and attribute.t.data_type == TensorProto.FLOAT16:
+            if attribute.name == "value" and attribute.t.data_type == elem_type:
                 copy = TensorProto()
                 copy.CopyFrom(attribute.t)
                 copy.name = node.output[0]

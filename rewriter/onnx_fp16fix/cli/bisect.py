@@ -23,8 +23,9 @@ __all__ = ["command"]
 @click.argument("model", type=options.PATH)
 @click.option("-o", "--output", type=options.PATH, metavar="RULES.yaml", help="Where to write the rule.")
 @options.data
-@options.tolerance
+@options.tolerance_by_type
 @options.kernels
+@options.as_type
 @click.option(
     "--check",
     metavar="CMD",
@@ -50,11 +51,11 @@ __all__ = ["command"]
 def command(
     model: Path, output: Path | None, data: str | None, as_json: bool, quiet: bool, **bisect_options: Any
 ) -> tuple[int, str | None]:
-    """Find the nodes of MODEL that cause its error in FP16, by measurement.
+    """Find the nodes of MODEL that cause its error in FP16 or BF16, by measurement.
 
     They are ranked by the error that each makes alone. The smallest set to keep in FP32 goes to MODEL.keep.yaml
-    beside the input unless -o says otherwise, as a rule for 'apply --precision fp16'. Exit code 1 means that the
-    trials ran out before that set was minimal. Where FP16 is good already no file is written.
+    beside the input unless -o says otherwise, as a rule for 'apply --precision fp16' (or bf16). Exit code 1 means that
+    the trials ran out before that set was minimal. Where the type is good already no file is written.
     """
     path = output or options.beside(model, ".keep.yaml")
     options.refuse_overwriting(path, model, data)

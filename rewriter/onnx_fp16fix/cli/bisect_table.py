@@ -21,11 +21,11 @@ _MOST = 20
 def bisect_lines(entry: BisectEntry) -> Iterator[RenderableType]:
     """Table and sentences, in order."""
     yield (
-        f"output error with {_all(entry.nodes)} in FP16: [bold]{_number(entry.error_fp16)}[/], "
+        f"output error with {_all(entry.nodes)} in {entry.as_type.upper()}: [bold]{_number(entry.error_fp16)}[/], "
         f"tolerance {entry.tolerance:g}"
     )
     if not entry.ranking:
-        yield "[green]FP16 is good already: nothing to bisect[/]"
+        yield f"[green]{entry.as_type.upper()} is good already: nothing to bisect[/]"
         return
     yield _table(entry)
     if entry.cleared:
@@ -52,7 +52,7 @@ def _table(entry: BisectEntry) -> Table:
     table = Table(title="nodes by the output error they cause", title_justify="left")
     table.add_column("node", overflow="fold", ratio=1)
     table.add_column("op", overflow="fold")
-    table.add_column("only it FP16", justify="right")
+    table.add_column(f"only it {entry.as_type.upper()}", justify="right")
     table.add_column("only it FP32", justify="right")
     table.add_column("keep")
     for blamed in entry.ranking[:_MOST]:

@@ -24,14 +24,7 @@ __all__ = ["command"]
 @options.margin
 @options.tolerance_by_type
 @options.kernels
-@click.option(
-    "--as",
-    "as_type",
-    type=click.Choice(["fp16", "bf16"]),
-    default="fp16",
-    show_default=True,
-    help="The type to take the model as.",
-)
+@options.as_type
 @options.rules
 @click.option(
     "--no-simulate",

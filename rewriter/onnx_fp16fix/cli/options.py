@@ -18,6 +18,7 @@ __all__ = [
     "PATH",
     "Target",
     "allow",
+    "as_type",
     "beside",
     "choose_target",
     "common",
@@ -35,7 +36,6 @@ __all__ = [
     "rules",
     "split_rules",
     "tensorrt",
-    "tolerance",
     "tolerance_by_type",
     "tolerance_or_floor",
     "types_of_apply",
@@ -102,6 +102,16 @@ ranges = click.option(
 )
 
 
+as_type = click.option(
+    "--as",
+    "as_type",
+    type=click.Choice(["fp16", "bf16"]),
+    default="fp16",
+    show_default=True,
+    help="The type to take the model as.",
+)
+
+
 def _to_bytes(ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:
     """``2GB``, ``512MiB``, ``1000000`` as bytes."""
     if value is None:
@@ -133,13 +143,6 @@ margin = click.option(
     default=2.0,
     show_default=True,
     help="Keep values this factor below the FP16 limit.",
-)
-tolerance = click.option(
-    "--tolerance",
-    type=click.FloatRange(min=0, min_open=True),
-    default=1e-2,
-    show_default=True,
-    help="Largest relative L2 error of an output.",
 )
 tolerance_by_type = click.option(
     "--tolerance",

@@ -6,8 +6,6 @@ import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from onnx import TensorProto
-
 from onnx_fp16fix import __version__
 from onnx_fp16fix.blame import (
     Alone,
@@ -27,12 +25,15 @@ from onnx_fp16fix.calibrate import Source
 from onnx_fp16fix.document import BisectEntry, BlamedNode, Finding
 from onnx_fp16fix.errors import ModelError, Problem, UsageError
 from onnx_fp16fix.graph import build_view
+from onnx_fp16fix.half import FP16, HALF_TYPES, FloatType, Half
 from onnx_fp16fix.outcome import Outcome
 from onnx_fp16fix.pipeline.arguments import check_arguments
 from onnx_fp16fix.pipeline.nonfinite import measured_nonfinite
+from onnx_fp16fix.pipeline.opset import refuse_old_opset
 from onnx_fp16fix.pipeline.prepare import ModelSource, Run, inline_functions
 from onnx_fp16fix.progress import Progress, Silent
 from onnx_fp16fix.simulate import Mode
+from onnx_fp16fix.verify import usual_tolerance
 
 __all__ = ["bisect"]
 
@@ -51,6 +52,7 @@ _ACCEPTED = (
     "is the error in simulation, and yet the check command accepts the model: does it look at the outputs?"
 )
 Nodes = frozenset[int]
+_HALVES = frozenset(half.elem_type for half in HALF_TYPES.values())
 
 
 def bisect(
@@ -59,8 +61,9 @@ def bisect(
     *,
     check: str | None = None,
     keep: Sequence[str] = (),
-    tolerance: float = 1e-2,
+    tolerance: float | None = None,
     kernels: Mode = "default",
+    as_type: Half = "fp16",
     cache: str | Path | None = None,
     trials: int = 4000,
     samples: int = 4,
@@ -72,13 +75,17 @@ def bisect(
     Judged by simulation: the relative L2 error of every output must be within ``tolerance`` (for outputs that are no
     floats, the share of elements that differ). With ``check``, a command with ``{model}`` in it judges instead: exit
     status 0 means good, and simulation only tells in which order to try. ``keep`` names nodes that stay in FP32 in any
-    case. ``kernels``: what simulation takes GPU kernels to keep in FP16 inside (default, cuda, pessimistic).
+    case. ``as_type="bf16"`` asks the same of BF16; ``tolerance``: None is 1e-2, in BF16 8e-2. ``kernels``: what
+    simulation takes GPU kernels to keep in FP16 inside (default, cuda, pessimistic).
     ``cache`` is a file of trials: the same call goes on where an interrupted one stopped. ``trials``: most sets
     of nodes to try; status ``findings`` where that was too few for a minimal set. Raises UsageError (unknown names,
     a check command or cache that cannot be used), ModelError and DataError.
     """
-    check_arguments(tolerance=tolerance, samples=samples, kernels=kernels)
+    check_arguments(tolerance=tolerance, samples=samples, kernels=kernels, as_type=as_type)
+    half = HALF_TYPES[as_type]
+    limit = usual_tolerance(half) if tolerance is None else tolerance
     run = Run("bisect", model, data, progress, samples, seed, kernels=kernels)
+    refuse_old_opset(run.model, half)
     base = inline_functions(run.model)
     if base is not run.model:
         run.warn(_INLINED)
@@ -86,9 +93,11 @@ def bisect(
     kept = resolve_names(keep, places.names)
     assert run.document.model is not None
     stamp = model_stamp(run.model, run.document.model.sha256)
-    store = TrialCache(None if cache is None else Path(cache), __version__, stamp, kernels)
+    # BF16 adds to the stamp of FP16, so that trials of earlier versions are found again
+    stamps = (__version__, stamp, kernels) if half is FP16 else (__version__, stamp, kernels, half.name)
+    store = TrialCache(None if cache is None else Path(cache), *stamps)
     try:
-        return _Search(run, places, kept, store, check, tolerance, trials).outcome()
+        return _Search(run, places, kept, store, check, limit, trials, half).outcome()
     except KeyboardInterrupt:
         if cache is not None:
             run.warn(f"interrupted: what was measured is in {cache}, and the same command goes on from there")
@@ -105,19 +114,24 @@ class _Search:
         check: str | None,
         tolerance: float,
         limit: int,
+        half: FloatType,
     ) -> None:
         self._run, self._places, self._names, self._kept = run, places, places.names, kept
-        self._store, self._tolerance, self._limit = store, tolerance, limit
-        self._command = None if check is None else CheckCommand(check, places, store)
+        self._store, self._tolerance, self._limit, self._half = store, tolerance, limit, half
+        self._command = None if check is None else CheckCommand(check, places, store, half)
         with run.progress.step("build the switched model"):
-            self._simulated = Simulated(places, run.dataset, store, run.kernels)
+            self._simulated = Simulated(places, run.dataset, store, run.kernels, half)
         self._all = self._simulated.nodes
-        self._entry = BisectEntry(judge=check or "simulator", tolerance=tolerance, nodes=len(self._all))
+        self._entry = BisectEntry(
+            judge=check or "simulator", tolerance=tolerance, nodes=len(self._all), as_type=half.name
+        )
         run.document.bisect = self._entry
 
     def outcome(self) -> Outcome:
         entry, progress = self._entry, self._run.progress
-        entry.error_fp16 = self._simulated.worst(self._kept, progress, "all nodes in FP16", _HELD)
+        entry.error_fp16 = self._simulated.worst(
+            self._kept, progress, f"all nodes in {self._half.label}", _HELD
+        )
         assert self._run.document.data is not None
         self._run.document.data.samples = self._simulated.samples
         self._check_finite()
@@ -129,7 +143,9 @@ class _Search:
             return self._finish(())
         self._check_fp32()
         candidates = sorted(self._all - self._kept)
-        with progress.step("one node in FP16, the others in FP32", 2 * len(candidates)) as step:
+        with progress.step(
+            f"one node in {self._half.label}, the others in FP32", 2 * len(candidates)
+        ) as step:
             alone = measure_alone(candidates, _counted(self._error_in_fp16, step.advance), self._negligible())
         found = self._minimal_set(alone.order())
         entry.error = self._simulated.worst(self._kept | found, progress, "judge the result")
@@ -165,8 +181,10 @@ class _Search:
             raise UsageError(Problem("BISECT-CHECK", message, hint=hint))
         error = self._simulated.error(self._all)
         scopes = [self._places.main, *self._places.main.inside()]
-        if any(scope.dtype(name) == TensorProto.FLOAT16 for scope in scopes for name in scope.tensors):
-            message = f"parts that are FP16 in the model itself put an error of {error:.3g} into the outputs"
+        if any(scope.dtype(name) in _HALVES for scope in scopes for name in scope.tensors):
+            message = (
+                f"parts that are 16-bit in the model itself put an error of {error:.3g} into the outputs"
+            )
             raise ModelError(Problem("BISECT-TYPED", message, hint="give the FP32 model it was made from"))
         message = f"two runs in FP32 differ by {error:.3g}: the outputs are random, so no node can be blamed"
         raise ModelError(
@@ -213,7 +231,9 @@ class _Search:
             effects[index] = self._error_in_fp16(frozenset({index}))
         ranked = sorted(effects, key=lambda index: (-effects[index], index))
         healed = {*ranked[:_HEALED], *found}
-        with self._run.progress.step("one node in FP32, the others in FP16", len(healed)) as step:
+        with self._run.progress.step(
+            f"one node in FP32, the others in {self._half.label}", len(healed)
+        ) as step:
             for index in ranked:
                 blamed = BlamedNode(
                     node=self._names[index],
@@ -239,11 +259,11 @@ class _Search:
             )
             self._run.document.findings.append(
                 Finding(
-                    name="fp16-culprit",
+                    name=f"{self._half.name}-culprit",
                     kind="precision" if finite else "nan",
                     severity="error",
                     status="available",
-                    message=f"{blamed.op} alone in FP16 {effect}: the rule keeps it in FP32",
+                    message=f"{blamed.op} alone in {self._half.label} {effect}: the rule keeps it in FP32",
                     node=blamed.node,
                     facts={"alone": blamed.alone if finite else None},
                 )
@@ -259,8 +279,9 @@ class _Search:
                 entry.fp32_nodes,
                 model=Path(model.path).name if model is not None and model.path else "a model from memory",
                 judge=entry.judge,
-                errors=f"{_number(entry.error_fp16)} all in FP16, {_number(entry.error)} with this rule",
+                errors=f"{_number(entry.error_fp16)} all in {self._half.label}, {_number(entry.error)} with this rule",
                 minimal=entry.minimal,
+                precision=self._half.name,
             )
         return run.finish("ok" if entry.minimal else "findings")
 
