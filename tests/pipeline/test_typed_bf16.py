@@ -58,6 +58,16 @@ def test_bf16_at_the_border() -> None:
     assert {info.type.tensor_type.elem_type for info in (*graph.input, *graph.output)} == {BF16}
 
 
+def test_sequences_are_not_asked_of_onnx_runtime() -> None:
+    """It has next to no BF16 kernels on a CPU, and what is no tensor needs no type."""
+    text = """(float[4,8] x) => (float[8,8] y) {
+        h = MatMul(x, w) r = Relu(h) s = SequenceConstruct(h, r) c = ConcatFromSequence<axis = 0>(s) y = MatMul(c, v)
+    }"""
+    outcome = fixed(model(text, WEIGHTS), {"x": X})
+    assert outcome.run.status == "ok"
+    assert 0 < error_of(outcome) < 1e-2
+
+
 def test_onnx_runtime_is_not_fed_what_numpy_does_not_have() -> None:
     text = "(float[4,8] x) => (float[8,4] y) { s = Constant<value_ints = [8, 4]>() y = Reshape(x, s) }"
     outcome = fixed(model(text), {"x": X}, io="bf16")

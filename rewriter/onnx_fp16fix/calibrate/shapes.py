@@ -35,7 +35,7 @@ MEASURED_TYPES = frozenset(_BYTES)
 """Element types that calibration measures."""
 
 Inferred = Mapping[str, tuple[int, int | None]]
-"""Element type and number of elements (None where it is not known) by name."""
+"""Element type and number of elements (None where it is not known) by name; type 0 for what is no tensor."""
 
 _ORT_TYPES = {
     "tensor(float)": TensorProto.FLOAT,
@@ -99,7 +99,7 @@ def tensor_types(
     """
     found = infer_elements(proto, {}) if inferred is None else inferred
     types = {name: elem_type for name, (elem_type, _) in found.items()}
-    unknown = [name for name in computed_names(proto.graph) if not types.get(name)]
+    unknown = [name for name in computed_names(proto.graph) if name not in types]
     if unknown:
         # Operators of other domains: ONNX has no inference for them, ONNX Runtime knows those it can run.
         known = open_session(proto, base_dir, outputs=unknown).outputs
@@ -188,11 +188,13 @@ def _inferred(proto: onnx.ModelProto, sizes: Mapping[str, Sequence[int]]) -> onn
 
 
 def _table(graph: onnx.GraphProto) -> Inferred:
-    return {
-        info.name: (info.type.tensor_type.elem_type, _elements(info.type.tensor_type))
-        for info in (*graph.value_info, *graph.input, *graph.output)
-        if info.type.HasField("tensor_type")
-    }
+    found: dict[str, tuple[int, int | None]] = {}
+    for info in (*graph.value_info, *graph.input, *graph.output):
+        if info.type.tensor_type.elem_type:
+            found[info.name] = info.type.tensor_type.elem_type, _elements(info.type.tensor_type)
+        elif info.type.WhichOneof("value") not in (None, "tensor_type"):
+            found[info.name] = 0, None
+    return found
 
 
 def _elements(tensor: onnx.TypeProto.Tensor) -> int | None:
