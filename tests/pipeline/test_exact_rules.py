@@ -56,3 +56,18 @@ def test_rules_of_an_installed_pack_are_proven_like_any_others(tmp_path: Path, m
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(RuleFileError, match=r"EXACT001 fails its proof \(equality\)"):
         onnx_fp16fix.apply(model(TWO, {"three": np.float32(3.0)}), "pack:acme", {"x": X}, tensorrt="off")
+
+
+def test_fix_holds_a_rule_of_the_users_own_to_its_bits_too(tmp_path: Path) -> None:
+    rules = tmp_path / "rules.yaml"
+    shift = "{id: EXACT002, name: exp-shifted, summary: s, equal: %s, match: Exp(x) * c, vars: {c: const scalar}"
+    shift += ", where: [vmax(x) > 11], replace: [{with: Exp(x + log(value(c)))}]}"
+    text = "(float[4,8] x) => (float[4,8] y) { e = Exp(x) y = Mul(e, small) }"
+    proto, feed = model(text, {"small": np.float32(3e-5)}), {"x": X * 5}
+    outcomes = []
+    for equal in ("exact", "real"):
+        rules.write_text(f"{HEAD}  - {shift % equal}\n")
+        outcomes.append(onnx_fp16fix.fix(proto, rules=rules, data=feed, margin=1.0, tensorrt="off"))
+    assert [outcome.run.rules[0].applied for outcome in outcomes] == [1, 1]
+    assert [outcome.run.status for outcome in outcomes] == ["rejected", "ok"]
+    assert outcomes[0].verification.failures[0].startswith("EXACT002 calls itself exact")

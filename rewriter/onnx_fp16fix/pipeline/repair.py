@@ -166,7 +166,9 @@ def fix(
     for text in stage.assumptions():
         run.warn(text)
     tolerances = Tolerances(limit, max(Tolerances().fp32, stage.tolerance))
-    outcome = conclude(run, state, emitted, tolerances, verify, tensorrt, report)
+    # the shipped rules are proven; those that a user brings are held to the bits that they promise
+    broken = broken_promises(run, stage, beside_others=False) if verify and rules is not None else []
+    outcome = conclude(run, state, emitted, tolerances, verify, tensorrt, report, broken=broken)
     return locked(run, state, emitted, outcome, precision, io, tolerances)
 
 
@@ -258,5 +260,5 @@ def apply(
     emitted = emit(run, state, precision, io)
     # rules that call themselves exact are held to it
     limits = Tolerances(usual_tolerance(half) if tolerance is None else tolerance, stage.tolerance)
-    broken = broken_promises(run, stage) if verify else []
+    broken = broken_promises(run, stage, beside_others=True) if verify else []
     return conclude(run, state, emitted, limits, verify, tensorrt, broken=broken)
