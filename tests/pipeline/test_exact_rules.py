@@ -60,7 +60,9 @@ def test_rules_of_an_installed_pack_are_proven_like_any_others(tmp_path: Path, m
 
 def test_fix_holds_a_rule_of_the_users_own_to_its_bits_too(tmp_path: Path) -> None:
     rules = tmp_path / "rules.yaml"
-    shift = "{id: EXACT002, name: exp-shifted, summary: s, equal: %s, match: Exp(x) * c, vars: {c: const scalar}"
+    shift = (
+        "{id: EXACT002, name: exp-shifted, summary: s, equal: %s, match: Exp(x) * c, vars: {c: const scalar}"
+    )
     shift += ", where: [vmax(x) > 11], replace: [{with: Exp(x + log(value(c)))}]}"
     text = "(float[4,8] x) => (float[4,8] y) { e = Exp(x) y = Mul(e, small) }"
     proto, feed = model(text, {"small": np.float32(3e-5)}), {"x": X * 5}

@@ -6,6 +6,7 @@ from onnx.defs import onnx_opset_version
 
 from onnx_fp16fix.errors import UsageError
 from onnx_fp16fix.language.fields import Fields
+from onnx_fp16fix.language.given import parse_given
 from onnx_fp16fix.language.parse import parse_suite
 from onnx_fp16fix.language.rule import Case
 from onnx_fp16fix.language.target import Target, parse_target
@@ -33,6 +34,11 @@ def _case(tree: Tree, rule: Fields) -> Case | None:
         return None
     suite = parse_suite(source, rule.problems)
     given = {key.text: value.text for key, value in fields.mapping("given")}
+    for key, value in fields.mapping("given"):
+        try:
+            parse_given(value.text)
+        except ValueError as error:
+            fields.report(value.place, f"'{key.text}': {error}", code="RULE-TYPE")
     clause = fields.text("uses") or fields.text("because") or None
     opset, newest = int(fields.number("opset") or 17), onnx_opset_version()
     if not 1 <= opset <= newest:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,12 +11,13 @@ import onnx
 import onnx.inliner
 from onnx import TensorProto, helper, numpy_helper
 
-from onnx_fp16fix.calibrate.ranges import RangeTable, TensorRange
+from onnx_fp16fix.calibrate.ranges import RangeTable
 from onnx_fp16fix.errors import ModelError
 from onnx_fp16fix.graph import build_view
 from onnx_fp16fix.language.apply import apply_rules
 from onnx_fp16fix.language.emitter import Emitter, Untranslatable
 from onnx_fp16fix.language.expression import Suite
+from onnx_fp16fix.language.given import TYPES, Given, check_size, parse_given
 from onnx_fp16fix.language.guard import NOTHING
 from onnx_fp16fix.language.rule import EQUAL, Case, Rule
 from onnx_fp16fix.language.template import Ref, Template
@@ -27,40 +26,7 @@ from onnx_fp16fix.runtime import open_session
 
 __all__ = ["CaseResult", "Given", "build_model", "parse_given", "run_case", "run_cases"]
 
-_GIVEN = re.compile(r"(?:(float16|float|double|int64|int32|bool)\b)?\s*(?:\[([^\]]*)\])?\s*(.*)")
-_TYPES = {
-    "float": TensorProto.FLOAT,
-    "float16": TensorProto.FLOAT16,
-    "double": TensorProto.DOUBLE,
-    "int64": TensorProto.INT64,
-    "int32": TensorProto.INT32,
-    "bool": TensorProto.BOOL,
-}
-_RUNTIME_TYPES = {f"tensor({name})": kind for name, kind in _TYPES.items()}
-_MOST_ELEMENTS = 1 << 24
-"""Of any tensor of a case: a case is a small model."""
-_WORDS = ("absmax", "vmin", "vmax", "smallest", "fill", "all")
-
-
-@dataclass(frozen=True, slots=True)
-class Given:
-    """``float [4, D] absmax=300``: type, shape, measured range; ``fill`` and ``all`` make a constant: that value above
-    a diagonal of zeros, or everywhere."""
-
-    dtype: int = TensorProto.FLOAT
-    shape: tuple[int | str, ...] | None = None
-    facts: Mapping[str, float] | None = None
-
-    def range(self) -> TensorRange | None:
-        """The measured range, None where nothing was given."""
-        facts = dict(self.facts or {})
-        facts.pop("fill", None)
-        facts.pop("all", None)
-        if not facts:
-            return None
-        absmax = facts.get("absmax", max(abs(facts.get("vmin", 0.0)), abs(facts.get("vmax", 0.0))))
-        smallest = facts.get("smallest", np.inf)
-        return TensorRange(facts.get("vmin", -absmax), facts.get("vmax", absmax), smallest, count=1)
+_RUNTIME_TYPES = {f"tensor({name})": kind for name, kind in TYPES.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,32 +38,6 @@ class CaseResult:
     passed: bool
     message: str = ""
     known_gap: bool = False
-
-
-def parse_given(text: str) -> Given:
-    """Read one entry of ``given``. Raises ValueError."""
-    form = _GIVEN.fullmatch(text.strip())
-    if form is None:
-        raise ValueError(f"'{text}' is not a description such as 'float [4, 8] absmax=3'")
-    facts = {}
-    for word in form.group(3).split():
-        key, _, value = word.partition("=")
-        if key not in _WORDS:
-            raise ValueError(f"'{word}' is not one of {', '.join(_WORDS)} with '=' and a number")
-        facts[key] = float(value)
-        if key not in ("fill", "all") and not abs(facts[key]) <= np.finfo(np.float32).max:
-            raise ValueError(f"'{word}' is no FP32 number")
-    shape: tuple[int | str, ...] | None = None
-    if form.group(2) is not None:
-        parts = [part.strip() for part in form.group(2).split(",") if part.strip()]
-        shape = tuple(int(part) if part.isdecimal() and len(part) < 10 else part for part in parts)
-        _check_size(text, shape)
-    return Given(_TYPES[form.group(1) or "float"], shape, facts)
-
-
-def _check_size(what: str, shape: Sequence[int | str | None]) -> None:
-    if math.prod(size for size in shape if isinstance(size, int)) > _MOST_ELEMENTS:
-        raise ValueError(f"'{what}' has more than {_MOST_ELEMENTS} elements")
 
 
 def build_model(suite: Suite, given: Mapping[str, Given], opset: int = 17) -> onnx.ModelProto:
@@ -135,7 +75,7 @@ def build_model(suite: Suite, given: Mapping[str, Given], opset: int = 17) -> on
         inferred = onnx.shape_inference.infer_shapes(inlined, strict_mode=True, data_prop=True)
     model.graph.output[0].CopyFrom(inferred.graph.output[0])
     for value in (*inferred.graph.value_info, *inferred.graph.output):
-        _check_size(value.name, [dim.dim_value or None for dim in value.type.tensor_type.shape.dim])
+        check_size(value.name, [dim.dim_value or None for dim in value.type.tensor_type.shape.dim])
     return model
 
 

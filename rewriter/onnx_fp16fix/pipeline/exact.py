@@ -14,7 +14,7 @@ __all__ = ["broken_promises"]
 def broken_promises(run: Run, stage: RuleStage, *, beside_others: bool) -> list[str]:
     """What exact rules changed that they must not: outputs that are not bit-identical with them alone.
 
-    ``beside_others``: only where rules of other classes ran too, because else the FP32 check of the result says the same.
+    ``beside_others``: only where rules of other classes ran too; else the FP32 check of the result says the same.
     """
     if beside_others and not stage.tolerance:
         return []

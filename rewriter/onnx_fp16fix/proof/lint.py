@@ -9,6 +9,8 @@ from onnx_fp16fix.errors import Problem
 from onnx_fp16fix.language import Rule
 from onnx_fp16fix.language.expression import Expr, Name, walk
 from onnx_fp16fix.language.pattern import Capture, Inner, Pattern, patterns_in
+from onnx_fp16fix.proof.conditions import Conditions
+from onnx_fp16fix.proof.shadowed import shadowed
 from onnx_fp16fix.proof.text import expression_text
 
 __all__ = ["lint"]
@@ -17,7 +19,7 @@ __all__ = ["lint"]
 def lint(rules: Sequence[Rule]) -> tuple[Problem, ...]:
     """Everything found, in the order of the rules. A file that does not load never comes here."""
     found = [problem for rule in rules for problem in _one(rule)]
-    return (*found, *_overlaps(rules))
+    return (*found, *_overlaps(rules), *_shadowed(rules))
 
 
 def _one(rule: Rule) -> Iterator[Problem]:
@@ -90,13 +92,23 @@ def _expressions(rule: Rule) -> Iterator[Expr]:
 
 
 def _variants(rule: Rule) -> Iterator[Problem]:
-    seen: set[str] = set()
+    if (text := Conditions(rule.where).contradict()) is not None:
+        yield _problem(rule, "LINT-UNREACHABLE", f"no match can meet all of 'where': {text}")
+    earlier: list[tuple[int, Conditions]] = []
     for index, variant in enumerate(rule.variants):
-        text = expression_text(variant.when) if variant.when is not None else ""
-        if text and text in seen:
-            message = f"replace[{index}] is never reached: an earlier variant has the same 'when'"
+        if variant.when is None:
+            continue
+        given = Conditions((*rule.where, variant.when))
+        if (text := given.contradict()) is not None:
+            message = f"replace[{index}] is never reached: 'where' and 'when' leave no value to {text}"
             yield _problem(rule, "LINT-UNREACHABLE", message)
-        seen.add(text)
+        over = next((number for number, other in earlier if given.imply(other)), None)
+        if over is not None:
+            message = (
+                f"replace[{index}] is never reached: replace[{over}] is taken wherever its 'when' is true"
+            )
+            yield _problem(rule, "LINT-UNREACHABLE", message)
+        earlier.append((index, Conditions((variant.when,))))
 
 
 def _covered(rule: Rule) -> Iterator[Problem]:
@@ -126,6 +138,14 @@ def _overlaps(rules: Sequence[Rule]) -> Iterator[Problem]:
                 told.add((other.id, rule.id))
                 message = f"has the same pattern as {other.id}; 'after' says which is tried first"
                 yield _problem(rule, "LINT-OVERLAP", message)
+
+
+def _shadowed(rules: Sequence[Rule]) -> Iterator[Problem]:
+    for rule, taker in shadowed(rules) if len(rules) > 1 else ():
+        message = (
+            f"{taker} is tried first and takes every hit among its tests: 'after' or a guard tells them apart"
+        )
+        yield _problem(rule, "LINT-SHADOWED", message)
 
 
 def _form(pattern: Pattern) -> str:
