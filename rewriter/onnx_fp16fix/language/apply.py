@@ -7,7 +7,7 @@ another pass until none is left.
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -19,12 +19,12 @@ from onnx_fp16fix.language.emitter import METADATA_KEY, Untranslatable
 from onnx_fp16fix.language.evaluate import evaluate
 from onnx_fp16fix.language.expression import Expr
 from onnx_fp16fix.language.facts import MatchFacts, Ranges
+from onnx_fp16fix.language.finder import Finder
 from onnx_fp16fix.language.guard import Unknown, is_true
 from onnx_fp16fix.language.match import Binding, Match, Matcher
 from onnx_fp16fix.language.miss import Miss
 from onnx_fp16fix.language.misses import missed_match, not_run, refused_match
-from onnx_fp16fix.language.op_index import OpIndex, alternatives
-from onnx_fp16fix.language.pattern import Pattern
+from onnx_fp16fix.language.op_index import OpIndex
 from onnx_fp16fix.language.pause import no_collection
 from onnx_fp16fix.language.registry import Call, ModelAction, NotPossible, RewriteAction, find_action
 from onnx_fp16fix.language.request import PlanRequest
@@ -62,6 +62,7 @@ def apply_rules(
     ordered = order_rules(rules)
     with no_collection():
         run = _Pass(view, Ranges(view, ranges, margin), targets, only_nodes, frozenset(allow))
+        run.prepare(ordered)
         for rule in ordered:
             run.rule(rule)
         return run.result(ordered if explain_misses else ())
@@ -90,6 +91,7 @@ class _Scope:
     matcher: Matcher
     editor: ScopeEditor
     index: OpIndex
+    finder: Finder
     taken: dict[int, str] = field(default_factory=dict)
     copied: dict[int, str] = field(default_factory=dict)
 
@@ -166,6 +168,12 @@ class _Pass:
             return "targets", f"the rule is for {', '.join(rule.targets)}"
         return None
 
+    def prepare(self, rules: Sequence[Rule]) -> None:
+        """Find out what nodes look alike to the rules that are for this model."""
+        wanted = [rule for rule in rules if self.not_for(rule) is None and rule.patterns]
+        for scope in self.scopes:
+            scope.finder.prepare(wanted)
+
     def rule(self, rule: Rule) -> None:
         stats = RuleStats(rule.id, rule.name)
         self.stats.append(stats)
@@ -179,22 +187,22 @@ class _Pass:
             self.records.append(decided)
         for scope in self.scopes:
             before = scope.matcher.exhausted
-            for index, patterns in alternatives(rule.patterns, rule.variables, scope.index):
+            for _, matches in scope.finder.tries(rule):
                 stats.tried += 1
-                record = self._at(rule, scope, index, patterns)
+                record = self._at(rule, scope, matches)
                 if record is not None:
                     stats.matched += 1
                     self.records.append(record)
                     setattr(stats, record.status, getattr(stats, record.status) + 1)
             stats.given_up += scope.matcher.exhausted - before
-        stats.seconds = time.process_time() - start
+            stats.seconds += scope.finder.seconds.get(rule.id, 0.0)
+        stats.seconds += time.process_time() - start
 
-    def _at(self, rule: Rule, scope: _Scope, index: int, patterns: Sequence[Pattern]) -> MatchRecord | None:
+    def _at(self, rule: Rule, scope: _Scope, matches: Iterable[Match]) -> MatchRecord | None:
         """At most one match for each root: of the alternatives, the first whose guards hold too."""
         refused = None
-        for pattern in patterns:
-            match = scope.matcher.at(pattern, scope.view.nodes[index], rule.variables, rule.shared)
-            if match is not None and self._is_wanted(match):
+        for match in matches:
+            if self._is_wanted(match):
                 record = self._decide(rule, scope, match)
                 if record.status != "skipped":
                     return record
@@ -326,4 +334,5 @@ def _made_by(rule: Rule, node: ViewNode) -> bool:
 
 def _open_scope(scope: ScopeView, names: Names) -> _Scope:
     matcher = Matcher(scope)
-    return _Scope(scope, matcher, ScopeEditor(scope, matcher, names), OpIndex(scope, matcher.sketches))
+    index = OpIndex(scope, matcher.sketches)
+    return _Scope(scope, matcher, ScopeEditor(scope, matcher, names), index, Finder(scope, matcher, index))

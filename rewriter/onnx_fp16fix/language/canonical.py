@@ -39,7 +39,7 @@ _MOVES = 10
 class Canonical:
     """Views of one scope. All results are cached by tensor identity; the scope does not change meanwhile."""
 
-    def __init__(self, scope: ScopeView) -> None:
+    def __init__(self, scope: ScopeView, varying: set[int] | None = None) -> None:
         self.scope = scope
         self.opset = scope.model.opset
         self.sizes = Sizes(self)
@@ -51,7 +51,7 @@ class Canonical:
         self._constants: dict[int, npt.NDArray[Any] | None] = {}
         self._scalars: dict[int, float | None] = {}
         self._direct: dict[int, Reading | None] = {}
-        self.varying = varying_tensors(scope)
+        self.varying = varying_tensors(scope) if varying is None else varying
 
     def strip(self, tensor: gs.Tensor) -> tuple[gs.Tensor, tuple[int, ...]]:
         """The tensor behind ops that do nothing, and the indices of those ops."""
@@ -149,7 +149,7 @@ class Canonical:
         known = self._are_constant.get(id(term.tensor))
         if known is None:
             tensor = self.strip(term.tensor)[0]
-            known = isinstance(tensor, ConstantTensor) or self._constant(tensor, 0) is not None
+            known = self.scope.is_constant(tensor) or self._constant(tensor, 0) is not None
             self._are_constant[id(term.tensor)] = known
         return known
 
@@ -162,9 +162,18 @@ class Canonical:
             return None
         if key not in self._scalars:
             tensor = self.strip(term.tensor)[0]
-            single = not isinstance(tensor, ConstantTensor) or math.prod(tensor.shape) == 1
+            single = self._stored_elements(tensor) in (None, 1)
             self._scalars[key] = _only_element(self._constant(tensor, 0)) if single else None
         return self._scalars[key]
+
+    def _stored_elements(self, tensor: gs.Tensor) -> int | None:
+        """Elements of an initializer or of a Constant's value, without reading them; None where that is not known."""
+        if isinstance(tensor, ConstantTensor):
+            return math.prod(tensor.shape)
+        node = self.scope.producer(tensor)
+        shape = self.scope.shape(tensor.name) if node is not None and node.op == "Constant" else None
+        sizes = [size for size in shape or () if isinstance(size, int)]
+        return math.prod(sizes) if shape is not None and len(sizes) == len(shape) else None
 
     def _constant(self, tensor: gs.Tensor, depth: int) -> npt.NDArray[Any] | None:
         if id(tensor) in self.varying:
@@ -172,10 +181,10 @@ class Canonical:
         if id(tensor) in self._constants:
             return self._constants[id(tensor)]
         if isinstance(tensor, ConstantTensor):
-            if math.prod(tensor.shape) > _FOLD_ELEMENTS:
-                return tensor.values  # not kept: the file is the cache
-            self._constants[id(tensor)] = tensor.values
-            return self._constants[id(tensor)]
+            stored = self.scope.constant(tensor)
+            if math.prod(tensor.shape) <= _FOLD_ELEMENTS:  # others are not kept: the file is the cache
+                self._constants[id(tensor)] = stored
+            return stored
         values = self.scope.constant(tensor)
         if values is None and depth < _FOLD_DEPTH:
             values = self._folded(tensor, depth)

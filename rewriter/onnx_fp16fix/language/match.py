@@ -33,7 +33,7 @@ from onnx_fp16fix.language.pattern import (
 from onnx_fp16fix.language.roots import root_slot
 from onnx_fp16fix.language.rule import Variable
 from onnx_fp16fix.language.same import same_value
-from onnx_fp16fix.language.sketch import Sketches
+from onnx_fp16fix.language.sketch import SketchBook, Sketches
 from onnx_fp16fix.language.terms import Term, Weight
 from onnx_fp16fix.language.trace import Trace
 
@@ -50,13 +50,15 @@ class _Exhausted(Exception):
 class Matcher:
     """Matches in one scope. ``exhausted`` counts the tries that were given up; ``trace`` notes how far tries got."""
 
-    def __init__(self, scope: ScopeView, canonical: Canonical | None = None) -> None:
+    def __init__(
+        self, scope: ScopeView, canonical: Canonical | None = None, book: SketchBook | None = None
+    ) -> None:
         self.scope = scope
         self.canonical = canonical if canonical is not None else Canonical(scope)
         self.exhausted = 0
         self.trace: Trace | None = None
         self.variables: Mapping[str, Variable] = {}
-        self.sketches = Sketches(self.canonical)
+        self.sketches = Sketches(self.canonical, book)
         self._steps = 0
         self._joined, self._operations = Joined(self), Operations(self)
 

@@ -24,19 +24,27 @@ _OPAQUE = frozenset(("ReduceL2", "Clip"))
 """Ops whose operands are values that no tensor holds: anything may be among them."""
 _HIDDEN, _EVERYTHING = 1, -1
 """The bit of operands that are no node, which every wanted mask holds; all bits."""
+_FEW = 1 / 8
+"""Part of a scope's nodes below which sketches are asked at once: masks are made for all nodes."""
 _CONE = 6
 """Steps upwards that ``likeness`` looks."""
 Kinds = tuple[str, ...]
 
 
 class OpIndex:
-    """Nodes of one scope by op, and what is among their operands."""
+    """Nodes of one scope by op, and what is among their operands. ``among``: the nodes that may be roots, else all."""
 
-    def __init__(self, scope: ScopeView, sketches: Sketches) -> None:
+    def __init__(self, scope: ScopeView, sketches: Sketches, among: Sequence[int] | None = None) -> None:
         self.scope, self.sketches, self.canonical = scope, sketches, sketches.canonical
         self.by_op: dict[str, list[int]] = {}
         for node in scope.nodes:
             self.by_op.setdefault(node.op, []).append(node.index)
+        self._tried = self.by_op
+        self._few = among is not None and len(among) < len(scope.nodes) * _FEW
+        if among is not None:
+            self._tried = {}
+            for index in among:
+                self._tried.setdefault(scope.nodes[index].op, []).append(index)
         self._bits = {op: 1 << position for position, op in enumerate(self.by_op, 1)}
         self._sources: list[tuple[int, ...]] | None = None
         self._members: dict[str, list[int]] = {}
@@ -45,7 +53,6 @@ class OpIndex:
         self._direct: dict[int, int] = {}
         self._within: dict[tuple[Kinds, frozenset[str]], set[int]] = {}
         self._fit: dict[int, list[int]] = {}
-        self._terms = {0: [Term(node.outputs[0]) if node.outputs else None for node in scope.nodes]}
 
     def roots(self, pattern: Pattern) -> list[int]:
         """Nodes where a match may have its (first) root, in order."""
@@ -56,11 +63,13 @@ class OpIndex:
             return sorted({index for option in first.options for index in self.roots(option)})
         if isinstance(first, Inner):
             return self.roots(first.pattern)
-        found = sorted(index for op in root_ops(first) for index in self.by_op.get(op, ()))
+        found = sorted(index for op in root_ops(first) for index in self._tried.get(op, ()))
+        if self._few or not found:
+            return found
         if isinstance(first, Combination):
             passing = [self._passing(kinds, ops) for kinds, ops in _wanted(first, ())]
             members = set(self._of_kind(first.kind))
-            found = sorted(members.intersection(*sorted(passing, key=len)))
+            found = sorted(members.intersection(found, *sorted(passing, key=len)))
         elif isinstance(first, Operation):
             masks = [self._mask(ops) for argument in first.args if (ops := start_ops(argument)) is not None]
             for mask in masks:
@@ -78,18 +87,12 @@ class OpIndex:
         return self._fit[key]
 
     def _fitting(self, sketch: Sketch, roots: list[int], slot: int) -> list[int]:
-        fits, terms, found = self.sketches.fits, self._terms_at(slot), []
+        fits, nodes, found = self.sketches.fits, self.scope.nodes, []
         for root in roots:
-            term = terms[root]
-            if term is not None and fits(sketch, term):
+            outputs = nodes[root].outputs
+            if len(outputs) > slot and fits(sketch, Term(outputs[slot])):
                 found.append(root)
         return found
-
-    def _terms_at(self, slot: int) -> list[Term | None]:
-        if slot not in self._terms:
-            outputs = (node.outputs for node in self.scope.nodes)
-            self._terms[slot] = [Term(each[slot]) if len(each) > slot else None for each in outputs]
-        return self._terms[slot]
 
     def likeness(self, pattern: Pattern, most: int) -> list[int]:
         """The nodes of a root's op that have most of the pattern's ops above them, best first."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 import onnx_graphsurgeon as gs
-from onnx import TensorProto
+from onnx import TensorProto, helper
 
 from onnx_fp16fix.graph import ConstantTensor, ViewNode
 from onnx_fp16fix.language.terms import Term
@@ -97,6 +97,9 @@ class Sizes:
             found = None if vectors[0] is None else _RULES[node.op](node, vectors)
             return found if found is not None and len(found) <= _MOST else None
         if isinstance(tensor, ConstantTensor) and math.prod(tensor.shape) > _MOST:
+            return None
+        dtype = self.view.scope.dtype(tensor.name)
+        if dtype and helper.tensor_dtype_to_np_dtype(dtype).kind != "i":
             return None
         values = self.view.scope.constant(tensor) if node is None or node.op == "Constant" else None
         if values is None or values.size > _MOST or values.dtype.kind != "i":

@@ -7,6 +7,7 @@ may say yes too often, never no too often: the matcher then looks in earnest, an
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Hashable, Mapping
 
 import onnx_graphsurgeon as gs
@@ -30,7 +31,7 @@ from onnx_fp16fix.language.roots import start_ops
 from onnx_fp16fix.language.rule import Variable
 from onnx_fp16fix.language.terms import Term, Weight
 
-__all__ = ["Sketch", "Sketches"]
+__all__ = ["Sketch", "SketchBook", "Sketches"]
 
 
 class Sketch:
@@ -182,16 +183,12 @@ def _key(part: Sketch, weight: Weight) -> tuple[int, float]:
     return part.number, 0 if part.constant else weight_key(weight)
 
 
-class Sketches:
-    """The sketches of one scope's patterns, and what they said of its values."""
+class SketchBook:
+    """The sketches of patterns: the same for all scopes."""
 
-    def __init__(self, canonical: Canonical) -> None:
-        self.canonical = canonical
+    def __init__(self) -> None:
         self._of: dict[int, tuple[Pattern, Sketch]] = {}
         self._table: dict[Hashable, Sketch] = {(): Sketch()}
-        self.said: list[dict[int, bool]] = [{}]
-        """For each sketch: what it said of a tensor, by identity."""
-        self._ops: dict[int, str] = {}
 
     def of(self, pattern: Pattern, variables: Mapping[str, Variable]) -> Sketch:
         """The sketch of a rule's pattern, or of a part of it."""
@@ -199,6 +196,52 @@ class Sketches:
         if known is None:  # the pattern is kept, so that its id stays its own
             known = self._of[id(pattern)] = (pattern, self._make(pattern, variables))
         return known[1]
+
+    def _make(self, pattern: Pattern, variables: Mapping[str, Variable]) -> Sketch:
+        if isinstance(pattern, Inner):
+            return self.of(pattern.pattern, variables)
+        if isinstance(pattern, Roots):
+            return self.of(pattern.patterns[0], variables)
+        key: Hashable = ()
+        sketch = self._table[()]
+        if isinstance(pattern, Capture):
+            variable = variables.get(pattern.name)
+            if variable is not None and variable.kind == "const":
+                key, sketch = ("const", variable.scalar), _Constant(variable.scalar)
+        elif isinstance(pattern, Moved | Either):
+            moved = isinstance(pattern, Moved)
+            inner = (pattern.pattern,) if isinstance(pattern, Moved) else pattern.options
+            options = tuple(self.of(option, variables) for option in inner)
+            key, sketch = ("any", moved, *(o.number for o in options)), _Any(options, moved)
+        elif isinstance(pattern, Combination) and not pattern.parts:
+            key, sketch = ("number", pattern.number), _Number(pattern.number or 0.0)
+        elif isinstance(pattern, Combination):
+            parts = tuple((self.of(part, variables), weight) for part, weight in pattern.parts)
+            key = (pattern.kind, pattern.number, *((part.number, weight) for part, weight in parts))
+            sketch = _Combination(pattern.kind, parts, pattern.number)
+        elif isinstance(pattern, Operation):
+            args = tuple(self.of(argument, variables) for argument in pattern.args)
+            about = (pattern.domain, pattern.op, pattern.output, pattern.literal, pattern.star is None)
+            key, sketch = (*about, *(argument.number for argument in args)), _Operation(pattern, args)
+        elif isinstance(pattern, Absent):
+            key, sketch = ("absent",), _Never()
+        elif not isinstance(pattern, Wild):
+            raise TypeError(pattern)
+        if key not in self._table:
+            sketch.number, sketch.ops = len(self._table), start_ops(pattern)
+            self._table[key] = sketch
+        return self._table[key]
+
+
+class Sketches:
+    """What sketches said of the values of one scope."""
+
+    def __init__(self, canonical: Canonical, book: SketchBook | None = None) -> None:
+        self.canonical, self.book = canonical, SketchBook() if book is None else book
+        self.of = self.book.of
+        self.said: defaultdict[int, dict[int, bool]] = defaultdict(dict)
+        """For each sketch: what it said of a tensor, by identity."""
+        self._ops: dict[int, str] = {}
 
     def fits(self, sketch: Sketch, term: Term) -> bool:
         """Whether the value may fit, from the table where it is known."""
@@ -243,39 +286,3 @@ class Sketches:
             if op in ops:
                 mask |= bits
         return mask
-
-    def _make(self, pattern: Pattern, variables: Mapping[str, Variable]) -> Sketch:
-        if isinstance(pattern, Inner):
-            return self.of(pattern.pattern, variables)
-        if isinstance(pattern, Roots):
-            return self.of(pattern.patterns[0], variables)
-        key: Hashable = ()
-        sketch = self._table[()]
-        if isinstance(pattern, Capture):
-            variable = variables.get(pattern.name)
-            if variable is not None and variable.kind == "const":
-                key, sketch = ("const", variable.scalar), _Constant(variable.scalar)
-        elif isinstance(pattern, Moved | Either):
-            moved = isinstance(pattern, Moved)
-            inner = (pattern.pattern,) if isinstance(pattern, Moved) else pattern.options
-            options = tuple(self.of(option, variables) for option in inner)
-            key, sketch = ("any", moved, *(o.number for o in options)), _Any(options, moved)
-        elif isinstance(pattern, Combination) and not pattern.parts:
-            key, sketch = ("number", pattern.number), _Number(pattern.number or 0.0)
-        elif isinstance(pattern, Combination):
-            parts = tuple((self.of(part, variables), weight) for part, weight in pattern.parts)
-            key = (pattern.kind, pattern.number, *((part.number, weight) for part, weight in parts))
-            sketch = _Combination(pattern.kind, parts, pattern.number)
-        elif isinstance(pattern, Operation):
-            args = tuple(self.of(argument, variables) for argument in pattern.args)
-            about = (pattern.domain, pattern.op, pattern.output, pattern.literal, pattern.star is None)
-            key, sketch = (*about, *(argument.number for argument in args)), _Operation(pattern, args)
-        elif isinstance(pattern, Absent):
-            key, sketch = ("absent",), _Never()
-        elif not isinstance(pattern, Wild):
-            raise TypeError(pattern)
-        if key not in self._table:
-            sketch.number, sketch.ops = len(self.said), start_ops(pattern)
-            self.said.append({})
-            self._table[key] = sketch
-        return self._table[key]
