@@ -6,7 +6,7 @@ import hashlib
 import heapq
 import itertools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,8 +38,8 @@ class _Sample:
 class Simulated:
     """Errors of a model's outputs in simulated FP16, the worst over the samples held; ``inf`` if not finite.
 
-    ``places``: the nodes by number. ``mode``: see ``simulate.kernels``. ``half``: the type in place
-    of FP16. Raises ModelError and DataError.
+    ``places``: the nodes by number. ``mode``: see ``simulate.kernels``; ``half``, ``guards``: see
+    ``build_switched``. Raises ModelError and DataError.
     """
 
     def __init__(
@@ -49,11 +49,12 @@ class Simulated:
         cache: TrialCache,
         mode: Mode = "default",
         half: FloatType = FP16,
+        guards: Collection[str] = frozenset(),
     ) -> None:
         self._names, self._data, self._cache = places.names, data, cache
         model = places.main.model
         base = model.base_dir
-        switched = build_switched(places, mode, half)
+        switched = build_switched(places, mode, half, guards)
         self._switches = switched.switches
         self._reference = open_session(model.proto, base)
         self._session = open_session(switched.proto, base)

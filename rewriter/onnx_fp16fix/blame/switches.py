@@ -10,7 +10,7 @@ So a run computes, bit for bit, what the typed model with the same FP32 nodes co
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import onnx
@@ -39,9 +39,11 @@ class Switched:
     switches: Mapping[int, str]
 
 
-def build_switched(places: Places, mode: Mode = "default", half: FloatType = FP16) -> Switched:
+def build_switched(
+    places: Places, mode: Mode = "default", half: FloatType = FP16, guards: Collection[str] = frozenset()
+) -> Switched:
     """The switched twin of a model without local functions; ``mode``: what kernels keep in FP16 inside; ``half``: the
-    16-bit type, which "FP16" stands for here.
+    type that stands for FP16; ``guards``: see ``convert``.
 
     Raises ModelError where a type is not known.
     """
@@ -53,7 +55,11 @@ def build_switched(places: Places, mode: Mode = "default", half: FloatType = FP1
         if _has_fp16(scope, node, half)
     ]
     bag = _bag(model, cells, prefix)
-    typed = convert(build_view(model.with_proto(bag)).main, (), half=half)
+    guards = {
+        *guards,
+        *(bagged for cell in cells for bagged, name in cell.constants.items() if name in guards),
+    }
+    typed = convert(build_view(model.with_proto(bag)).main, (), half=half, guards=guards)
     groups = _groups(typed.model.proto, prefix)
     proto = onnx.ModelProto()
     proto.CopyFrom(model.proto)

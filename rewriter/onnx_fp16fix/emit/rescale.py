@@ -23,7 +23,7 @@ from onnx_fp16fix.half import FloatType
 from onnx_fp16fix.model import Model, Names, Patch, ScopePath, apply_patches
 from onnx_fp16fix.model.model import GraphLike
 from onnx_fp16fix.operators import AttributeScale
-from onnx_fp16fix.plan import Plan
+from onnx_fp16fix.plan import Place, Plan
 from onnx_fp16fix.plan.facts import Facts
 from onnx_fp16fix.plan.plan import Slot
 
@@ -44,6 +44,24 @@ class Rescaled:
     bodies: Mapping[ScopePath, frozenset[int]] = field(default_factory=dict)
     half_borders: Mapping[ScopePath, frozenset[str]] = field(default_factory=dict)
     """Inputs and outputs of bodies that are FP16, by name."""
+    renamed: Mapping[ScopePath, Mapping[str, str]] = field(default_factory=dict)
+    """What tensors of the planned model are called here, by its scopes, where they bear another name."""
+
+    def origins(self, planned: Model) -> dict[Place, Place]:
+        """Which node of the planned model each one is; the inserted Muls are none."""
+        found: dict[Place, Place] = {}
+        for old, new in zip(planned.scopes(), self.model.scopes(), strict=True):
+            names = self.renamed.get(old.path, {})
+            made = {
+                names.get(name, name): (old.path, index)
+                for index, node in enumerate(old.graph.node)
+                for name in node.output
+                if name
+            }
+            for index, node in enumerate(new.graph.node):
+                if (source := next((made[name] for name in node.output if name in made), None)) is not None:
+                    found[new.path, index] = source
+        return found
 
 
 def rescale(scope: ScopeView, facts: Facts, plan: Plan) -> Rescaled:
@@ -76,6 +94,7 @@ def rescale(scope: ScopeView, facts: Facts, plan: Plan) -> Rescaled:
         sum(edit.muls for edit in edits),
         {after[path].path: fp32[after[path].path] for path in plan.bodies},
         {after[path].path: names for path, names in half.items()},
+        {edit.scope.path: edit.renamed for edit in edits},
     )
 
 

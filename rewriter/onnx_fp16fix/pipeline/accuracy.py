@@ -1,4 +1,4 @@
-"""Accuracy beyond range: simulate, refine where the tolerance is missed, and know when FP16 is too coarse."""
+"""Accuracy beyond range: simulate, refine where the tolerance is missed or nearly, know when FP16 is too coarse."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from onnx_fp16fix.document import Finding
 from onnx_fp16fix.half import FloatType
 from onnx_fp16fix.model import ScopePath
 from onnx_fp16fix.pipeline.floor import rounding_floor
+from onnx_fp16fix.pipeline.measured import measured_islands
 from onnx_fp16fix.pipeline.planning import planned
 from onnx_fp16fix.pipeline.prepare import Run, inline_functions
 from onnx_fp16fix.pipeline.refine import Measured, refine, suspects
@@ -19,10 +20,18 @@ from onnx_fp16fix.plan import Place
 from onnx_fp16fix.simulate import SimulationReport, compare_simulated
 from onnx_fp16fix.simulate.bodies import matching_bodies
 
-__all__ = ["admit_floor", "aimed_error", "mend_accuracy", "simulate"]
+__all__ = ["Mended", "admit_floor", "aimed_error", "make_room", "mend_accuracy", "mend_measured", "simulate"]
+
+Mended = tuple[State, Emitted, SimulationReport]
 
 _FLOORS = 4.0
 """Activations are rounded too, at every step: an error within this factor of the floor is FP16's own."""
+_ROOM = 0.5
+"""Share of the tolerance that samples should need: others may need more."""
+_FEW = 4
+"""Nodes that may go to FP32 for such room."""
+_WORTHWHILE = 0.5
+"""FP32 nodes that neither reach the tolerance nor halve the error are not worth their price."""
 
 
 def simulate(run: Run, emitted: Emitted, tensors: Literal["all", "outputs"] = "all") -> SimulationReport:
@@ -52,7 +61,7 @@ def mend_accuracy(
     """The outputs miss the tolerance in simulation: put what loses the accuracy into FP32."""
 
     def attempt(fp32: Mapping[Place, str]) -> tuple[State, Emitted]:
-        trial = planned(state, fp32)
+        trial = planned(replace(state, wished={**state.wished, **fp32}))
         return trial, emit(run, trial, precision, io)
 
     def measure(fp32: Mapping[Place, str]) -> float:
@@ -61,6 +70,49 @@ def mend_accuracy(
     with run.progress.step("refine"):
         candidates = suspects(_measured(run, state, report))
         fp32 = refine(candidates, report.output_rel_l2, tolerance, measure)
+    _tell(run, state, fp32)
+    return attempt(fp32)
+
+
+def mend_measured(
+    run: Run, state: State, emitted: Emitted, error: float, precision: Precision, io: Io, tolerance: float
+) -> Mended | None:
+    """What ranges and amplification do not explain: FP32 for the nodes that measurably cost the most for the least.
+
+    Down to the type's own rounding floor at most; matrix products only where that is below the tolerance. None where
+    that neither reaches it nor halves the ``error``.
+    """
+    with run.progress.step("rounding floor"):
+        floor = rounding_floor(run.model, run.dataset, state.half_type.bits)
+    limit, products = max(tolerance, floor), floor <= tolerance and state.max_fp32_flops is None
+    fp32 = measured_islands(run, state, emitted, _ROOM * tolerance, limit, products=products)
+    return None if fp32 is None else _tried(run, state, fp32, precision, io, max(limit, _WORTHWHILE * error))
+
+
+def make_room(
+    run: Run, state: State, emitted: Emitted, error: float, precision: Precision, io: Io, tolerance: float
+) -> Mended | None:
+    """Within the tolerance but not far: FP32 for a few cheap nodes, if that is all it takes to get well within."""
+    aim = _ROOM * tolerance
+    if error <= aim:
+        return None
+    fp32 = measured_islands(run, state, emitted, aim, aim, products=False)
+    return None if fp32 is None or len(fp32) > _FEW else _tried(run, state, fp32, precision, io, aim)
+
+
+def _tried(
+    run: Run, state: State, fp32: Mapping[Place, str], precision: Precision, io: Io, limit: float
+) -> Mended | None:
+    trial = planned(replace(state, wished={**state.wished, **fp32}))
+    emitted = emit(run, trial, precision, io)
+    report = simulate(run, emitted)
+    if not report.output_rel_l2 <= limit:
+        return None
+    _tell(run, state, fp32)
+    return trial, emitted, report
+
+
+def _tell(run: Run, state: State, fp32: Mapping[Place, str]) -> None:
     for place, why in fp32.items():
         if place in state.half:
             continue
@@ -76,7 +128,6 @@ def mend_accuracy(
                 tensor=node.outputs[0].name,
             )
         )
-    return attempt(fp32)
 
 
 def _measured(run: Run, state: State, report: SimulationReport) -> list[Measured]:

@@ -19,9 +19,9 @@ from onnx_fp16fix.wording import spelled
 __all__ = ["budget_findings", "planned", "settle"]
 
 
-def planned(state: State, fp32: Mapping[Place, str] | None = None) -> State:
-    """The state with a plan of its own; ``fp32``: nodes to keep in FP32 beside those asked for."""
-    return replace(state, plan=_without(state, _roomy(state, {**state.wished, **(fp32 or {})})))
+def planned(state: State) -> State:
+    """The state with a plan of its own."""
+    return replace(state, plan=_without(state, _roomy(state, state.wished)))
 
 
 def settle(run: Run, state: State, *, force: bool) -> State:

@@ -12,7 +12,14 @@ from onnx_fp16fix.errors import Problem, UsageError
 from onnx_fp16fix.graph import build_view
 from onnx_fp16fix.language import DEFAULT_ALLOWED
 from onnx_fp16fix.outcome import Outcome
-from onnx_fp16fix.pipeline.accuracy import admit_floor, aimed_error, mend_accuracy, simulate
+from onnx_fp16fix.pipeline.accuracy import (
+    admit_floor,
+    aimed_error,
+    make_room,
+    mend_accuracy,
+    mend_measured,
+    simulate,
+)
 from onnx_fp16fix.pipeline.arguments import check_arguments
 from onnx_fp16fix.pipeline.channels import equalize_channels
 from onnx_fp16fix.pipeline.collector import few_collections
@@ -157,6 +164,9 @@ def fix(
             ):
                 del run.document.findings[mark:]  # what did not help is not done
                 state, emitted, report = rescued
+        mend = mend_measured if report.output_rel_l2 > aim else make_room
+        if (mended := mend(run, state, emitted, report.output_rel_l2, precision, io, aim)) is not None:
+            state, emitted, report = mended
         if report.output_rel_l2 > limit:
             run.document.findings += resized_findings(report, half)
         if tolerance is None and limit < report.output_rel_l2 < math.inf:

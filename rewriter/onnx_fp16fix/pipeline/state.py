@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
 from onnx_fp16fix.calibrate import RangeTable
 from onnx_fp16fix.calibrate.ranges import tensor_key
 from onnx_fp16fix.document import Finding
-from onnx_fp16fix.emit import convert, half_borders, rescale, share_constants
+from onnx_fp16fix.emit import Rescaled, convert, half_borders, rescale, share_constants
 from onnx_fp16fix.graph import GraphView, ScopeView, ViewNode, build_view
 from onnx_fp16fix.half import BF16, FP16, FloatType
 from onnx_fp16fix.model import Model, ScopePath
@@ -39,7 +39,7 @@ class State:
     margin: float
     plan: Plan = field(default_factory=Plan)
     wished: dict[Place, str] = field(default_factory=dict)
-    """Nodes that the user or the user's rules keep in FP32, with the reason."""
+    """Nodes that are to be FP32 whatever their range, with the reason: users, rules or measured errors ask for it."""
     half: dict[Place, str] = field(default_factory=dict)
     """Nodes that the user wants in FP16, with the wish in words."""
     obeyed: dict[Place, str] = field(default_factory=dict)
@@ -93,6 +93,8 @@ class Emitted:
     fp32: Model
     exponents: dict[str, int]
     findings: list[Finding]
+    rescaled: Rescaled
+    """How the FP32 model came from the planned one."""
     sidecars: dict[str, str] = field(default_factory=dict)
     half: FloatType | None = None
     """What the result is typed in, even where nothing is left to be typed; None for an FP32 model."""
@@ -101,34 +103,21 @@ class Emitted:
 def emit(run: Run, state: State, precision: Precision, io: Io) -> Emitted:
     """Make the models of a plan, and note the plan in the run document."""
     plan = state.plan
-    fp32_model, fp32_nodes, exponents, muls, casts = state.model, frozenset(plan.fp32), dict[str, int](), 0, 0
-    bodies: Mapping[ScopePath, Collection[int]] = {
-        path: body.fp32.keys() for path, body in plan.bodies.items()
-    }
-    borders: Mapping[ScopePath, Collection[str]] = half_borders(state.scope, plan)
-    guards: Mapping[str, int] = {
-        state.view.scopes[path].nodes[index].inputs[slot].name: 0
-        for path, part in plan.scopes()
-        for index, slot in part.raised
-    }
-    findings: list[Finding] = []
+    findings, casts = list[Finding](), 0
     with run.progress.step("emit"):
-        if not plan.is_empty():
-            rescaled = rescale(state.scope, state.facts, plan)
-            fp32_model, fp32_nodes, muls = rescaled.model, rescaled.fp32_nodes, rescaled.inserted_muls
-            exponents, guards, bodies = dict(rescaled.exponents), rescaled.raised, rescaled.bodies
-            borders = rescaled.half_borders
+        rescaled = _as_it_is(state) if plan.is_empty() else rescale(state.scope, state.facts, plan)
+        fp32_model, fp32_nodes, bodies = rescaled.model, rescaled.fp32_nodes, rescaled.bodies
         result = fp32_model
         if precision != "fp32":
             converted = convert(
                 build_view(fp32_model).main, fp32_nodes, half=state.half_type, half_io=io != "fp32",
-                guards=guards, bodies=bodies, half_borders=borders,
+                guards=rescaled.raised, bodies=bodies, half_borders=rescaled.half_borders,
             )  # fmt: skip
             result, casts = share_constants(converted.model), converted.casts
-            findings = constant_findings(converted, state.half_type, guards)
-        exponents = _moved(exponents, state.model, result)
+            findings = constant_findings(converted, state.half_type, rescaled.raised)
+        exponents = _moved(rescaled.exponents, state.model, result)
     nodes, kept = fp32_model.proto.graph.node, sum(len(part.fp32) for _, part in plan.scopes())
-    run.document.plan = plan_entry(state.view, plan, muls, casts)
+    run.document.plan = plan_entry(state.view, plan, rescaled.inserted_muls, casts)
     run.document.plan.precision = precision
     run.document.summary = {
         "nodes_before": len(run.model.proto.graph.node),
@@ -146,7 +135,25 @@ def emit(run: Run, state: State, precision: Precision, io: Io) -> Emitted:
             f"{counted(kept, 'node')} must stay in FP32; an FP32 model cannot say so, its sidecar files and {typed} do"
         )
     half = None if precision == "fp32" else state.half_type
-    return Emitted(result, fp32_model, exponents, findings, sidecars, half)
+    return Emitted(result, fp32_model, exponents, findings, rescaled, sidecars, half)
+
+
+def _as_it_is(state: State) -> Rescaled:
+    """What a plan without a scale makes of the model."""
+    plan = state.plan
+    return Rescaled(
+        state.model,
+        frozenset(plan.fp32),
+        {},
+        {
+            state.view.scopes[path].nodes[index].inputs[slot].name: 0
+            for path, part in plan.scopes()
+            for index, slot in part.raised
+        },
+        0,
+        {path: frozenset(body.fp32) for path, body in plan.bodies.items()},
+        half_borders(state.scope, plan),
+    )
 
 
 def _moved(exponents: Mapping[str, int], before: Model, after: Model) -> dict[str, int]:

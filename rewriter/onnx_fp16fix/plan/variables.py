@@ -6,9 +6,10 @@ from __future__ import annotations
 from onnx_fp16fix.operators import flops, inp, out, shape
 from onnx_fp16fix.plan.edges import Edge, TensorView
 from onnx_fp16fix.plan.facts import BORDER, NodeView
+from onnx_fp16fix.plan.prices import Prices
 from onnx_fp16fix.plan.problem import LIMIT, Problem
 
-__all__ = ["exponent_range", "largest_exponent", "node_variables", "tensor_variables"]
+__all__ = ["exponent_range", "largest_exponent", "node_variables", "price_of_fp32", "tensor_variables"]
 
 _ROOM = 8
 """Steps beyond the range a tensor itself asks for: room for compromises with its neighbours."""
@@ -41,13 +42,8 @@ def node_variables(problem: Problem, index: int, prone: bool) -> None:
     elif (maker := _moves_data_of(problem, view)) is not None:
         problem.follows[index] = maker
     elif prone:
-        numel = sum(view.numel(operand) for operand in view.operands)
-        problem.fp32[index] = program.variable(
-            0,
-            1,
-            prices.fp32(numel, flops(view), _moves_data(view)) * max(1.0, problem.facts.runs(index)),
-            integer=True,
-        )
+        price = price_of_fp32(view, prices) * max(1.0, problem.facts.runs(index))
+        problem.fp32[index] = program.variable(0, 1, price, integer=True)
     for edge in view.edges.values():
         if not edge.reads:
             continue
@@ -94,6 +90,12 @@ def _moves_data_of(problem: Problem, view: NodeView) -> int | None:
         return None
     place = producer.output_slot(view.node.inputs[0])
     return producer.index if problem.views[producer.index].is_half(out(place)) else None
+
+
+def price_of_fp32(view: NodeView, prices: Prices) -> float:
+    """What one run of the node costs more in FP32."""
+    numel = sum(view.numel(operand) for operand in view.operands)
+    return prices.fp32(numel, flops(view), _moves_data(view))
 
 
 def _moves_data(view: NodeView) -> bool:
