@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import onnx_graphsurgeon as gs
 
-from onnx_fp16fix.graph.view import ScopeView, ViewNode
+from onnx_fp16fix.graph.nodes import ViewNode
+from onnx_fp16fix.graph.view import ScopeView
 from onnx_fp16fix.model import ScopePath
 
 __all__ = ["Border", "body_values", "border_slots", "borders"]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from onnx_fp16fix.graph.view import ScopeView, ViewNode
+from onnx_fp16fix.graph.nodes import ViewNode
+from onnx_fp16fix.graph.view import ScopeView
 
 __all__ = ["in_order"]
 

@@ -1,107 +1,25 @@
-"""graphsurgeon objects over the proto.
-
-graphsurgeon's own importer is quadratic in If nodes, copies outer tensors into bodies and decodes every weight; its
-exporter loses parts of the model. So the view is built here, one pass per scope, with the classes users of
-graphsurgeon know (``gs.Node``, ``gs.Variable``, ``gs.Constant``), and it is read-only: edits are ``model.Patch``es.
-
-Tensors are told apart by identity. graphsurgeon's ``==`` compares names, which mixes up absent inputs and equal names
-in sibling bodies.
-"""
+"""What is known of each scope: its nodes and tensors, who makes and reads them, their types and constant values."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import onnx
 import onnx_graphsurgeon as gs
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, numpy_helper
 
-from onnx_fp16fix.model import Model, Scope, ScopePath, TypeTable, infer_types
+from onnx_fp16fix.graph.nodes import ConstantTensor, ViewNode
+from onnx_fp16fix.model import Model, ScopePath, TypeTable
 from onnx_fp16fix.model.infer import Dim, TensorType
-from onnx_fp16fix.model.model import GraphLike, subgraphs
-from onnx_fp16fix.model.tensors import read_tensor
+from onnx_fp16fix.model.model import GraphLike
 
-__all__ = ["ConstantTensor", "GraphView", "ScopeView", "ViewNode", "build_view"]
+__all__ = ["GraphView", "ScopeView"]
 
 _FOLD_LIMIT = 1 << 20
 """ConstantOfShape with more elements is not folded: it would cost memory and tell nothing more."""
-
-
-class ConstantTensor(gs.Constant):  # type: ignore[misc]
-    """A constant whose values are decoded on each access and never cached; large ones are mapped from disk."""
-
-    def __init__(self, name: str, proto: TensorProto, model: Model) -> None:
-        self.name = name
-        self.inputs = gs.util.misc.SynchronizedList(self, field_name="outputs", initial=[])
-        self.outputs = gs.util.misc.SynchronizedList(self, field_name="inputs", initial=[])
-        self.data_location = None
-        self._export_dtype = None
-        self.proto = proto
-        self._model = model
-
-    @property
-    def values(self) -> npt.NDArray[Any]:
-        """Values, read from where they are stored."""
-        return read_tensor(self.proto, self._model.base_dir)
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape without reading the values."""
-        return tuple(self.proto.dims)
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """numpy type without reading the values."""
-        return helper.tensor_dtype_to_np_dtype(self.proto.data_type)
-
-
-class ViewNode(gs.Node):  # type: ignore[misc]
-    """A ``gs.Node`` that knows its place (scope and index there) and its proto; attributes are decoded when read."""
-
-    def __init__(
-        self,
-        proto: onnx.NodeProto,
-        scope: ScopePath,
-        index: int,
-        inputs: list[gs.Tensor],
-        outputs: list[gs.Tensor],
-    ) -> None:
-        self.proto = proto
-        self.scope = scope
-        self.index = index
-        self.op = proto.op_type
-        self.name = proto.name
-        self.domain = "" if proto.domain == "ai.onnx" else proto.domain
-        self.inputs = gs.util.misc.SynchronizedList(self, field_name="outputs", initial=inputs)
-        self.outputs = gs.util.misc.SynchronizedList(self, field_name="inputs", initial=outputs)
-
-    @cached_property
-    def attrs(self) -> dict[str, Any]:
-        """Attribute values by name; bodies stay GraphProtos, references to function attributes AttributeProtos."""
-        return {
-            attribute.name: attribute if attribute.ref_attr_name else helper.get_attribute_value(attribute)
-            for attribute in self.proto.attribute
-        }
-
-    @property
-    def label(self) -> str:
-        """How reports call the node: its name, or its first output's where it has none."""
-        return str(self.name or self.outputs[0].name)
-
-    def output_slot(self, tensor: gs.Tensor) -> int:
-        """The output slot that makes the tensor, which must be one of the node's."""
-        return next(slot for slot, made in enumerate(self.outputs) if made is tensor)
-
-    def input(self, slot: int) -> gs.Tensor | None:
-        """The tensor at an input slot, or None where it is absent."""
-        if slot >= len(self.inputs) or self.inputs[slot].is_empty():
-            return None
-        return self.inputs[slot]
 
 
 @dataclass(eq=False)
@@ -207,19 +125,6 @@ class ScopeView:
         return None
 
 
-def _constant_node(node: ViewNode) -> npt.NDArray[Any] | None:
-    for name, value in node.attrs.items():
-        if name == "value" and isinstance(value, TensorProto):
-            if value.data_location == TensorProto.EXTERNAL:
-                return None
-            return numpy_helper.to_array(value)
-        if name in ("value_float", "value_floats"):
-            return np.asarray(value, np.float32)
-        if name in ("value_int", "value_ints"):
-            return np.asarray(value, np.int64)
-    return None
-
-
 @dataclass(eq=False)
 class GraphView:
     """All scopes of a model."""
@@ -237,87 +142,14 @@ class GraphView:
         return iter(self.scopes.values())
 
 
-def build_view(model: Model, types: TypeTable | None = None) -> GraphView:
-    """View of a model; ``types`` may be given when they are inferred already. Linear in nodes."""
-    types = infer_types(model) if types is None else types
-    scopes: dict[ScopePath, ScopeView] = {}
-    for scope in model.scopes():
-        parent = scopes[scope.parent.path] if scope.parent is not None else None
-        view = scopes[scope.path] = _build_scope(scope, model, types, parent)
-        if parent is not None:
-            index, element = scope.path[-1].split(":", 1)
-            parent.bodies.setdefault(int(index), {})[element] = view
-    return GraphView(model, types, scopes)
-
-
-def _build_scope(scope: Scope, model: Model, types: TypeTable, parent: ScopeView | None) -> ScopeView:
-    graph = scope.graph
-    view = ScopeView(scope.path, model, types, parent, graph)
-    if isinstance(graph, onnx.GraphProto):
-        view.inputs = tuple(info.name for info in graph.input)
-        view.outputs = tuple(info.name for info in graph.output)
-        overridable = set(view.inputs)
-        for tensor in graph.initializer:
-            if tensor.name not in overridable:
-                view.tensors[tensor.name] = ConstantTensor(tensor.name, tensor, model)
-        for sparse in graph.sparse_initializer:
-            view.tensors[sparse.values.name] = gs.Variable(sparse.values.name)
-    else:
-        view.inputs, view.outputs = tuple(graph.input), tuple(graph.output)
-    for name in view.inputs:
-        view.tensors[name] = gs.Variable(name)
-    # names made here hide outer ones even before their node is reached (bodies may not shadow, but files lie)
-    for node in graph.node:
-        for name in node.output:
-            if name and name not in view.tensors:
-                view.tensors[name] = gs.Variable(name)
-    for index, node in enumerate(graph.node):
-        _add_node(view, node, index)
-    for name in view.outputs:
-        _use_outside(view, name)
-    return view
-
-
-def _add_node(view: ScopeView, proto: onnx.NodeProto, index: int) -> None:
-    inputs = [_resolve(view, name) for name in proto.input]
-    outputs = [view.tensors[name] if name else gs.Variable.empty() for name in proto.output]
-    node = ViewNode(proto, view.path, index, inputs, outputs)
-    view.nodes.append(node)
-    for slot, tensor in enumerate(inputs):
-        if not tensor.is_empty():
-            view._consumers.setdefault(id(tensor), []).append((node, slot))
-    for tensor in outputs:
-        if not tensor.is_empty():
-            view._producers[id(tensor)] = node
-    if proto.attribute:
-        for _, body in subgraphs(proto):
-            for name in _free_names(body):
-                _use_outside(view, name)
-
-
-def _resolve(view: ScopeView, name: str) -> gs.Tensor:
-    if not name:
-        return gs.Variable.empty()
-    tensor = view.tensor(name)
-    if tensor is None:  # an undefined name in a function or a broken graph: a tensor nobody makes
-        tensor = view.tensors[name] = gs.Variable(name)
-    return tensor
-
-
-def _use_outside(view: ScopeView, name: str) -> None:
-    tensor = view.tensor(name)
-    if tensor is not None:
-        view._outside[id(tensor)] = view._outside.get(id(tensor), 0) + 1
-
-
-def _free_names(graph: onnx.GraphProto) -> Iterator[str]:
-    """Names a body reads from outside, once per use; bodies inside it included."""
-    own = {tensor.name for tensor in graph.initializer} | {info.name for info in graph.input}
-    own.update(name for node in graph.node for name in node.output)
-    for node in graph.node:
-        for name in node.input:
-            if name and name not in own:
-                yield name
-        for _, body in subgraphs(node):
-            yield from (name for name in _free_names(body) if name not in own)
-    yield from (info.name for info in graph.output if info.name not in own)
+def _constant_node(node: ViewNode) -> npt.NDArray[Any] | None:
+    for name, value in node.attrs.items():
+        if name == "value" and isinstance(value, TensorProto):
+            if value.data_location == TensorProto.EXTERNAL:
+                return None
+            return numpy_helper.to_array(value)
+        if name in ("value_float", "value_floats"):
+            return np.asarray(value, np.float32)
+        if name in ("value_int", "value_ints"):
+            return np.asarray(value, np.int64)
+    return None
