@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,29 +22,39 @@ Array = npt.NDArray[Any]
 
 
 def constant_ranges(
-    proto: onnx.ModelProto, base_dir: Path | None = None, *, histogram: bool = False
+    proto: onnx.ModelProto,
+    base_dir: Path | None = None,
+    *,
+    histogram: bool = False,
+    only: Collection[str] | None = None,
 ) -> dict[str, TensorRange]:
     """Statistics of every float constant by key, read one at a time; external data are mapped, not loaded.
 
-    Of a sparse initializer the stored values are measured, not the zeros between them.
+    ``only``: those of the main graph with these names. Of a sparse initializer the stored values are measured, not
+    the zeros between them.
     """
     return {
         tensor_key(scope.path, name): measure_array(values, histogram=histogram)
         for scope in Model(proto).scopes()
-        for name, values in _constants(scope.graph, base_dir)
+        if only is None or not scope.path
+        for name, values in _constants(scope.graph, base_dir, only)
     }
 
 
-def _constants(graph: GraphLike, base_dir: Path | None) -> Iterator[tuple[str, Array]]:
+def _constants(
+    graph: GraphLike, base_dir: Path | None, only: Collection[str] | None
+) -> Iterator[tuple[str, Array]]:
     if isinstance(graph, onnx.GraphProto):
         for tensor in graph.initializer:
-            if tensor.data_type in FLOAT_TYPES:
+            if tensor.data_type in FLOAT_TYPES and (only is None or tensor.name in only):
                 yield tensor.name, read_tensor(tensor, base_dir)
         for sparse in graph.sparse_initializer:
-            if sparse.values.data_type in FLOAT_TYPES:
+            if sparse.values.data_type in FLOAT_TYPES and (only is None or sparse.values.name in only):
                 yield sparse.values.name, numpy_helper.to_array(sparse.values)
     for node in graph.node:
         if node.op_type == "Constant" and node.domain in ("", "ai.onnx"):
+            if only is not None and node.output[0] not in only:
+                continue
             yield from ((node.output[0], values) for values in _values(node, base_dir))
 
 

@@ -26,6 +26,7 @@ __all__ = ["Converted", "convert"]
 
 _DTYPE_ATTRIBUTES = {"Cast": "to", "Bernoulli": "dtype", "DequantizeLinear": "output_dtype"}
 """Where an attribute names the type of the output; absent, the output follows an operand."""
+_TYPED_BY_ATTRIBUTE = frozenset({*_DTYPE_ATTRIBUTES, "ConstantOfShape"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +77,7 @@ def convert(
     for state in states.values():
         _finish_constants(state)
     for state in states.values():
-        _rename_operands(state)
+        _rewrite_nodes(state)
     made = apply_patches(scope.model, [state.patch for state in states.values()])
     return Converted(
         with_spool(made, shared.spool),
@@ -88,27 +89,17 @@ def convert(
 
 def _type_node(state: State, node: ViewNode) -> None:
     slots = state.slots[node.index]
-    inputs = list(node.proto.input)
+    either = state.either.get(node.index, ())
+    inputs = [tensor.name for tensor in node.inputs]
     for slot, tensor in enumerate(node.inputs):
         if is_float(state, tensor):
-            either = slot in state.either.get(node.index, ())
-            half = id(tensor) in state.half if either else slot in slots.inputs
+            half = id(tensor) in state.half if slot in either else slot in slots.inputs
             inputs[slot] = _operand(state, tensor, half=half)
     outputs = [state.stored.get(id(tensor), tensor.name) for tensor in node.outputs]
-    made = [tensor for tensor in node.outputs if id(tensor) in state.half]
-    copy = onnx.NodeProto()
-    copy.CopyFrom(node.proto)
-    copy.input[:] = inputs
-    copy.output[:] = outputs
-    if made:
-        _retype_maker(copy, state.shared.half)
-    if node.index in state.scope.bodies:
-        state.patch.rewired[node.index] = (inputs, outputs)
-    elif copy != node.proto:
-        state.patch.replaced[node.index] = copy
-    for tensor in made:
-        _update_value_info(state, tensor)
+    state.names.append((inputs, outputs))
     for tensor in node.outputs:
+        if id(tensor) in state.half:
+            _update_value_info(state, tensor)
         if id(tensor) in state.stored:
             promised = TensorProto.FLOAT if id(tensor) in state.half else state.shared.half.elem_type
             _add_cast(state, state.stored[id(tensor)], tensor.name, promised, node.index + 1)
@@ -180,12 +171,25 @@ def _finish_constants(state: State) -> None:
             state.patch.replaced_initializers[tensor.name] = half
 
 
-def _rename_operands(state: State) -> None:
-    rename = state.shared.rename
-    for node in state.patch.replaced.values():
-        node.input[:] = [rename.get(name, name) for name in node.input]
-    for inputs, _ in state.patch.rewired.values():
-        inputs[:] = [rename.get(name, name) for name in inputs]
+def _rewrite_nodes(state: State) -> None:
+    """Nodes that read or make other names than before, or whose type is an attribute."""
+    rename, patch = state.shared.rename, state.patch
+    for node, (inputs, outputs) in zip(state.scope.nodes, state.names, strict=True):
+        inputs = [rename.get(name, name) for name in inputs]
+        if node.index in state.scope.bodies:
+            patch.rewired[node.index] = (inputs, outputs)
+            continue
+        typed = node.op in _TYPED_BY_ATTRIBUTE and any(id(tensor) in state.half for tensor in node.outputs)
+        if node.index in patch.replaced or not (
+            typed or inputs != list(node.proto.input) or outputs != list(node.proto.output)
+        ):
+            continue
+        copy = patch.replaced[node.index] = onnx.NodeProto()
+        copy.CopyFrom(node.proto)
+        copy.input[:] = inputs
+        copy.output[:] = outputs
+        if typed:
+            _retype_maker(copy, state.shared.half)
 
 
 def _constant_node(producer: ViewNode, half: TensorProto) -> onnx.NodeProto:

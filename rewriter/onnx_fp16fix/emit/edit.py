@@ -61,6 +61,16 @@ class Edit:
         owner, name = self.owner(tensor), str(tensor.name)
         return name if self.plan.whole and owner is not self else owner.renamed.get(name, name)
 
+    def all_renamed(self) -> set[str]:
+        """Names of this and outer scopes that planned nodes read or make under another name."""
+        outer = set() if self.outer is None else self.outer.all_renamed()
+        return outer.union(self.renamed)
+
+    def all_scaled(self) -> set[str]:
+        """Names of this and outer scopes that are stored at another exponent than 0."""
+        outer = set() if self.outer is None else self.outer.all_scaled()
+        return outer.union(self.plan.exponents, self.plan.entries)
+
     def exponent_of(self, tensor: gs.Tensor) -> int:
         """The exponent at which the tensor is stored."""
         plan = self.owner(tensor).plan

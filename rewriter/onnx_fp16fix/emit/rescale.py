@@ -6,7 +6,7 @@ outputs keep their bits.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -20,7 +20,8 @@ from onnx_fp16fix.emit.scaled import scale_constants
 from onnx_fp16fix.emit.weights import spool_for, with_spool
 from onnx_fp16fix.graph import ScopeView, ViewNode
 from onnx_fp16fix.half import FloatType
-from onnx_fp16fix.model import Model, Names, Patch, ScopePath, apply_patches
+from onnx_fp16fix.model import Model, Names, Patch, ScopePath, TypeTable, apply_patches
+from onnx_fp16fix.model.infer import TensorType
 from onnx_fp16fix.model.model import GraphLike
 from onnx_fp16fix.operators import AttributeScale
 from onnx_fp16fix.plan import Place, Plan
@@ -28,6 +29,8 @@ from onnx_fp16fix.plan.facts import Facts
 from onnx_fp16fix.plan.plan import Slot
 
 __all__ = ["Rescaled", "rescale"]
+
+_FLOAT = TensorType(onnx.TensorProto.FLOAT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +49,8 @@ class Rescaled:
     """Inputs and outputs of bodies that are FP16, by name."""
     renamed: Mapping[ScopePath, Mapping[str, str]] = field(default_factory=dict)
     """What tensors of the planned model are called here, by its scopes, where they bear another name."""
+    types: TypeTable | None = None
+    """Types in this model, where they are known already; shapes of what was added are left out."""
 
     def origins(self, planned: Model) -> dict[Place, Place]:
         """Which node of the planned model each one is; the inserted Muls are none."""
@@ -95,7 +100,20 @@ def rescale(scope: ScopeView, facts: Facts, plan: Plan) -> Rescaled:
         {after[path].path: fp32[after[path].path] for path in plan.bodies},
         {after[path].path: names for path, names in half.items()},
         {edit.scope.path: edit.renamed for edit in edits},
+        TypeTable({after[path].path: types for path, types in _types(scope.types, edits)}),
     )
+
+
+def _types(types: TypeTable, edits: Sequence[Edit]) -> Iterator[tuple[ScopePath, Mapping[str, TensorType]]]:
+    """Types by scope, with those of what the edits add: it is all FLOAT."""
+    added: dict[ScopePath, dict[str, TensorType]] = {}
+    for edit in edits:
+        patch = edit.patch
+        names = [tensor.name for tensor in patch.initializers] + list(edit.renamed.values())
+        names += [node.output[0] for nodes in patch.inserted.values() for node in nodes]
+        added[edit.scope.path] = dict.fromkeys(names, _FLOAT)
+    for path, known in types.scopes.items():
+        yield path, {**added.get(path, {}), **known}
 
 
 def _edit_scope(edit: Edit) -> None:
@@ -103,9 +121,17 @@ def _edit_scope(edit: Edit) -> None:
     _scale_entries(edit)
     for slot in sorted(edit.plan.muls):
         _insert_mul(edit, slot)
+    read, renamed = {index for index, _ in edit.inputs}, edit.all_renamed()
+    scaled, slots = edit.all_scaled(), {index for index, _ in (*edit.plan.operands, *edit.plan.muls)}
     for node in edit.scope.nodes:
-        if node.index not in edit.patch.removed:
-            _rewrite_node(edit, node)
+        if node.index in edit.patch.removed:
+            continue
+        names = {*node.proto.input, *node.proto.output}
+        attributes = {}
+        if node.index in slots or not scaled.isdisjoint(names):
+            attributes = _attributes(edit, node)
+        if attributes or node.index in read or not renamed.isdisjoint(names):
+            _rewrite_node(edit, node, attributes)
 
 
 def _new_exponents(edit: Edit) -> Iterator[tuple[str, int]]:
@@ -177,19 +203,23 @@ def _insert(edit: Edit, index: int, source: str, result: str, shift: int, fp32: 
     edit.muls += 1
 
 
-def _rewrite_node(edit: Edit, node: ViewNode) -> None:
-    view = edit.facts.node_view(node)
-    inputs = [
-        edit.inputs.get((node.index, slot), edit.name_of(tensor)) for slot, tensor in enumerate(node.inputs)
-    ]
-    outputs = [edit.renamed.get(name, name) for name in node.proto.output]
+def _attributes(edit: Edit, node: ViewNode) -> dict[str, float]:
+    """Attributes that take up exponents, with their new values."""
     attributes: dict[str, float] = {}
-    for scale in view.relation.attributes:
+    for scale in edit.facts.node_view(node).relation.attributes:
         exponent = _exponent(edit, node, scale)
         if exponent:
             value = attributes.get(scale.name, node.attrs.get(scale.name, scale.default))
             if value is not None:
                 attributes[scale.name] = float(np.ldexp(value, scale.coefficient * exponent))
+    return attributes
+
+
+def _rewrite_node(edit: Edit, node: ViewNode, attributes: Mapping[str, float]) -> None:
+    inputs = [
+        edit.inputs.get((node.index, slot), edit.name_of(tensor)) for slot, tensor in enumerate(node.inputs)
+    ]
+    outputs = [edit.renamed.get(name, name) for name in node.proto.output]
     if not attributes and inputs == list(node.proto.input) and outputs == list(node.proto.output):
         return
     if node.index in edit.scope.bodies:
@@ -228,6 +258,8 @@ def _fp32_indices(edit: Edit, graph: GraphLike) -> frozenset[int]:
     outputs = set(edit.fp32_outputs)
     for index in edit.plan.fp32:
         outputs.update(edit.renamed.get(name, name) for name in edit.scope.nodes[index].proto.output if name)
+    if not outputs:
+        return frozenset()
     return frozenset(
         index for index, node in enumerate(graph.node) if any(name in outputs for name in node.output)
     )

@@ -48,6 +48,8 @@ class State:
     infos: Mapping[str, onnx.ValueInfoProto]
     patch: Patch
     slots: list[FloatSlots] = field(default_factory=list)
+    names: list[tuple[list[str], list[str]]] = field(default_factory=list)
+    """What each node reads and makes in the typed model; constants by the names that ``Shared.rename`` may undo."""
     either: dict[int, frozenset[int]] = field(default_factory=dict)
     """Slots that read any type, by node."""
     stored: dict[int, str] = field(default_factory=dict)
@@ -60,6 +62,8 @@ class State:
     """FP16 copies of constants by tensor."""
     kept: set[int] = field(default_factory=set)
     """Constants that are also needed as they are."""
+    floats: dict[int, bool] = field(default_factory=dict)
+    """Whether a tensor is FLOAT, by identity."""
     handed: dict[int, tuple[gs.Tensor, str]] = field(default_factory=dict)
     """Constants that a body hands out in FP16, with the name of a copy as they are."""
 
@@ -72,7 +76,11 @@ class State:
 
 
 def is_float(state: State, tensor: gs.Tensor) -> bool:
-    return not tensor.is_empty() and state.scope.dtype(tensor.name) == TensorProto.FLOAT
+    found = state.floats.get(id(tensor))
+    if found is None:
+        found = bool(tensor.name) and state.scope.dtype(tensor.name) == TensorProto.FLOAT
+        state.floats[id(tensor)] = found
+    return found
 
 
 def is_constant(state: State, tensor: gs.Tensor) -> bool:

@@ -55,8 +55,8 @@ def halved(
     def convert(block: Array) -> Array:
         nonlocal overflowed, raised
         bits = half.encode(block)
-        infinite = bits & 0x7FFF == half.infinity
-        overflowed |= bool(np.count_nonzero(infinite) > np.count_nonzero(np.isinf(block)))
+        infinite = np.count_nonzero(bits & 0x7FFF == half.infinity)
+        overflowed |= bool(infinite and infinite > np.count_nonzero(np.isinf(block)))
         if guard and (lost := (bits == 0) & (block > 0)).any():
             bits, raised = np.where(lost, np.uint16(1), bits), True
         return bits.astype("<u2", copy=False)

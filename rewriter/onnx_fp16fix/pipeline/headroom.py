@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from onnx_fp16fix.calibrate.bounds import Bound, known_bounds
 from onnx_fp16fix.calibrate.ranges import RangeTable, TensorRange
+from onnx_fp16fix.graph import GraphView
 from onnx_fp16fix.half import FloatType
 from onnx_fp16fix.model import Model
 from onnx_fp16fix.plan import Plan, Prices, Risk
@@ -31,10 +32,11 @@ class Analysis:
     _model: Model | None = None
     _bounds: Mapping[str, Bound] = field(default_factory=dict)
 
-    def bounds(self, model: Model) -> Mapping[str, Bound]:
-        """Those of this model."""
-        if self._model is not model:
-            self._model, self._bounds = model, known_bounds(model.proto, model.base_dir)
+    def bounds(self, view: GraphView) -> Mapping[str, Bound]:
+        """Those of the view's model."""
+        if self._model is not view.model:
+            self._model = view.model
+            self._bounds = known_bounds(view.model.proto, view.model.base_dir, view.types)
         return self._bounds
 
 

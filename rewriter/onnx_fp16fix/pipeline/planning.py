@@ -107,7 +107,7 @@ def _roomy(state: State, fp32: Mapping[Place, str], plan: Plan | None = None) ->
     return roomy(
         plan or _plan(state, fp32, half),
         state.ranges,
-        lambda: state.analysis.bounds(state.model),
+        lambda: state.analysis.bounds(state.view),
         lambda ranges: _plan(replace(state, ranges=ranges), fp32, half),
         state.margin,
         state.half_type,

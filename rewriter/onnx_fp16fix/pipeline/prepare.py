@@ -125,7 +125,7 @@ def calibrated(run: Run, model: Model) -> tuple[GraphView, RangeTable]:
     if run.table is None:
         ranges = measure(model.proto, run.dataset, base_dir=model.base_dir, progress=run.progress)
         if run.dataset.random:  # made-up inputs see little of what can happen
-            ranges = complete(ranges, known_bounds(model.proto, model.base_dir))
+            ranges = complete(ranges, known_bounds(model.proto, model.base_dir, view.types))
     else:
         ranges = _from_table(run, run.table, model)
     assert run.document.data is not None

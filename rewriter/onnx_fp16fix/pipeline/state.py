@@ -109,8 +109,9 @@ def emit(run: Run, state: State, precision: Precision, io: Io) -> Emitted:
         fp32_model, fp32_nodes, bodies = rescaled.model, rescaled.fp32_nodes, rescaled.bodies
         result = fp32_model
         if precision != "fp32":
+            view = state.view if fp32_model is state.model else build_view(fp32_model, rescaled.types)
             converted = convert(
-                build_view(fp32_model).main, fp32_nodes, half=state.half_type, half_io=io != "fp32",
+                view.main, fp32_nodes, half=state.half_type, half_io=io != "fp32",
                 guards=rescaled.raised, bodies=bodies, half_borders=rescaled.half_borders,
             )  # fmt: skip
             result, casts = share_constants(converted.model), converted.casts
