@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -132,6 +133,13 @@ def test_random_numbers_for_an_input_beyond_all_memory(
             "USAGE",
             "--samples is the number",
         ),
+        (["fix", "tiny.onnx", "-o", "-"], 2, "USAGE", "not to stdout"),
+        (["fix", "tiny.onnx", "--keep-fp32", ""], 2, "USAGE-VALUE", "--keep-fp32: an empty pattern"),
+        (["fix", "tiny.onnx", "--allow", ","], 2, "USAGE", "names nothing"),
+        (["fix", "tiny.onnx", "-o", "taken"], 3, "MODEL-WRITE", "taken.fp16fix.yaml: cannot be written"),
+        (["fix", "tiny.onnx", "--precision", "fp32", "--sidecar", "tiny.npz"], 3, "MODEL-WRITE", "no folder"),
+        (["check", "pipe.onnx"], 3, "MODEL-READ", "a pipe or a device"),
+        (["rules", "tets"], 2, "USAGE", "Did you mean 'test'?"),
         (["chek", "tiny.onnx"], 2, "USAGE", "Did you mean 'check'?"),
         (
             ["verify", "tiny.onnx", "other.onnx"],
@@ -146,6 +154,8 @@ def test_told_before_the_work(
     args: list[str], code: int, problem: str, words: str, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (folder / "folder").mkdir()
+    (folder / "taken.fp16fix.yaml").mkdir()
+    os.mkfifo(folder / "pipe.onnx")
     onnx.save(parsed("g (float[n,3] x) => (float[n,3] y) { y = Relu(x) }"), "other.onnx")
     onnx.save(parsed("g (float[n,3] x, float[n,3] w) => (float[n,3] y) { y = Add(x, w) }"), "more.onnx")
     before = sorted(folder.iterdir())

@@ -9,6 +9,7 @@ import click
 
 from onnx_fp16fix.cli import options
 from onnx_fp16fix.cli.execute import execute
+from onnx_fp16fix.cli.files import choose_target, refuse_overwriting
 from onnx_fp16fix.errors import Problem, UsageError
 
 if TYPE_CHECKING:
@@ -59,8 +60,8 @@ def command(
     if rules.endswith(".onnx"):
         hint = "RULES comes first, then MODEL"
         raise UsageError(Problem("USAGE", "a model is no rule file", file=rules, hint=hint))
-    target = options.choose_target(model, output, in_place, ".fixed")
-    options.refuse_overwriting(
+    target = choose_target(model, output, in_place, ".fixed")
+    refuse_overwriting(
         target.path, apply_options["data"], apply_options["ranges"], *options.split_rules(rules)
     )
 

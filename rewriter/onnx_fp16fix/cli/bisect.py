@@ -9,7 +9,7 @@ import click
 
 from onnx_fp16fix.cli import options
 from onnx_fp16fix.cli.execute import execute
-from onnx_fp16fix.cli.files import refuse_place, write_text
+from onnx_fp16fix.cli.files import beside, refuse_overwriting, refuse_place, write_text
 from onnx_fp16fix.errors import UsageError
 
 if TYPE_CHECKING:
@@ -57,8 +57,8 @@ def command(
     beside the input unless -o says otherwise, as a rule for 'apply --precision fp16' (or bf16). Exit code 1 means that
     the trials ran out before that set was minimal. Where the type is good already no file is written.
     """
-    path = output or options.beside(model, ".keep.yaml")
-    options.refuse_overwriting(path, model, data)
+    path = output or beside(model, ".keep.yaml")
+    refuse_overwriting(path, model, data)
 
     def job(progress: Progress) -> Outcome:
         with progress.step("starting"):

@@ -10,7 +10,7 @@ import click
 
 from onnx_fp16fix.cli import options
 from onnx_fp16fix.cli.execute import execute
-from onnx_fp16fix.cli.files import refuse_place
+from onnx_fp16fix.cli.files import beside, refuse_overwriting, refuse_place
 from onnx_fp16fix.errors import DataError, Problem, StoppedError
 from onnx_fp16fix.wording import counted
 
@@ -49,8 +49,8 @@ def command(
     The ranges go to MODEL.ranges.json beside the input unless -o says otherwise; with --resume to the file that is
     resumed. An interrupted run writes what it has, and --resume goes on from there.
     """
-    path = output or resume or options.beside(model, ".ranges.json")
-    options.refuse_overwriting(path, model, data)
+    path = output or resume or beside(model, ".ranges.json")
+    refuse_overwriting(path, model, data)
 
     def job(progress: Progress) -> Outcome:
         with progress.step("starting"):

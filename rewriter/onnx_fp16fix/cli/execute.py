@@ -6,8 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from onnx_fp16fix.cli.files import write_text
-from onnx_fp16fix.cli.options import Target
+from onnx_fp16fix.cli.files import Target, lock_path, write_text
 from onnx_fp16fix.cli.progress import TerminalProgress
 from onnx_fp16fix.errors import require_file
 
@@ -43,13 +42,13 @@ def execute(
             text = outcome.lock() if lock and outcome.make_lock is not None else None
             outcome.save(target.path, in_place=target.in_place)
             if text is not None and outcome.run.output is not None:
-                lock_path = target.path.with_name(f"{target.path.name}.fp16fix.yaml")
-                outcome.run.output.lock = str(write_text(lock_path, text))
+                written_lock = write_text(lock_path(target.path), text)
+                outcome.run.output.lock = str(written_lock)
                 if target.in_place:
                     _warn(
                         outcome,
                         progress,
-                        f"{lock_path} fits the model as it was before: apply needs a copy of that",
+                        f"{written_lock} fits the model as it was before: apply needs a copy of that",
                     )
             if outcome.sidecars and outcome.run.output is not None:
                 folder = target.path.parent if sidecar is None else sidecar

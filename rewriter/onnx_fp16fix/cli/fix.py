@@ -10,7 +10,8 @@ import click
 from onnx_fp16fix.cli import options
 from onnx_fp16fix.cli.autocast import translate
 from onnx_fp16fix.cli.execute import execute
-from onnx_fp16fix.errors import Problem, UsageError
+from onnx_fp16fix.cli.files import choose_target, lock_path, refuse_overwriting, refuse_place
+from onnx_fp16fix.errors import ModelError, Problem, UsageError
 
 if TYPE_CHECKING:
     from onnx_fp16fix.outcome import Outcome
@@ -75,8 +76,14 @@ def command(
     if sidecar is not None and precision != "fp32":
         raise UsageError(Problem("USAGE", f"--sidecar goes with --precision fp32, not {precision}"))
     suffix = ".fixed" if precision == "fp32" else f".{precision}"
-    target = options.choose_target(model, output, in_place, suffix)
-    options.refuse_overwriting(target.path, fix_options["data"], fix_options["ranges"], rules)
+    target = choose_target(model, output, in_place, suffix)
+    refuse_overwriting(target.path, fix_options["data"], fix_options["ranges"], rules)
+    if lock and model.exists():
+        refuse_place(lock_path(target.path), "MODEL-WRITE", ModelError)
+    if sidecar is not None and not (sidecar if sidecar.exists() else sidecar.parent).is_dir():
+        raise ModelError(
+            Problem("MODEL-WRITE", "this is no folder, and none can be made here", file=str(sidecar))
+        )
 
     def job(progress: Progress) -> Outcome:
         with progress.step("starting"):

@@ -14,13 +14,13 @@ import time
 import traceback
 from collections.abc import Sequence
 from contextlib import redirect_stdout, suppress
-from difflib import get_close_matches
 from importlib import import_module
 from typing import NoReturn
 
 import click
 
 from onnx_fp16fix import __version__
+from onnx_fp16fix.cli.options import suggest
 from onnx_fp16fix.cli.streams import take_streams
 from onnx_fp16fix.errors import ModelError, Problem, UsageError, UserError
 from onnx_fp16fix.wording import options_spelled
@@ -40,8 +40,7 @@ class _Commands(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in _COMMANDS:
-            if near := get_close_matches(cmd_name, _COMMANDS, 1):
-                ctx.fail(f"No such command '{cmd_name}'. Did you mean '{near[0]}'?")
+            suggest(ctx, cmd_name, _COMMANDS)
             return None
         command: click.Command = import_module(f"onnx_fp16fix.cli.{cmd_name}").command
         return command

@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 from click.core import ParameterSource
 
-from onnx_fp16fix.cli.files import refuse_place
-from onnx_fp16fix.errors import ModelError, Problem, UsageError
+from onnx_fp16fix.errors import Problem, UsageError
 
 __all__ = [
     "PATH",
-    "Target",
     "allow",
     "as_type",
-    "beside",
-    "choose_target",
     "common",
     "data",
     "io",
@@ -32,9 +28,9 @@ __all__ = [
     "output",
     "precision",
     "ranges",
-    "refuse_overwriting",
     "rules",
     "split_rules",
+    "suggest",
     "tensorrt",
     "tolerance_by_type",
     "tolerance_or_floor",
@@ -209,7 +205,10 @@ def _to_share(ctx: click.Context, param: click.Parameter, value: str | None) -> 
 
 def _to_list(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> list[str]:
     """Comma lists, given any number of times."""
-    return [part for value in values for part in _split(value)]
+    found = [part for value in values for part in _split(value)]
+    if values and not found:
+        raise click.BadParameter("it names nothing", ctx, param)
+    return found
 
 
 _OPS: dict[str, Any] = {"multiple": True, "callback": _to_list, "metavar": "OP,OP"}
@@ -244,7 +243,7 @@ wishes = _stack(
 
 
 def _to_classes(ctx: click.Context, param: click.Parameter, value: str | None) -> list[str] | None:
-    return None if value is None else _split(value)
+    return None if value is None else _to_list(ctx, param, (value,))
 
 
 allow = click.option(
@@ -279,45 +278,7 @@ def _split(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()]
 
 
-def beside(model: Path, ending: str) -> Path:
-    """A file name derived from the model's. Raises ModelError for a folder, which has none."""
-    if model.is_dir() or not model.name:
-        raise ModelError(Problem("MODEL-READ", "this is a folder, not an ONNX file", file=str(model)))
-    return model.with_name(f"{model.stem}{ending}")
-
-
-def refuse_overwriting(output: Path, *inputs: str | Path | None) -> None:
-    """Raise UsageError when the output is one of the files the command reads (also through a link)."""
-    for source in inputs:
-        if source is not None and output.exists() and Path(source).exists() and output.samefile(source):
-            raise UsageError(
-                Problem(
-                    "USAGE", "the output is one of the inputs", file=str(output), hint="choose another -o"
-                )
-            )
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """Where the result goes."""
-
-    path: Path
-    in_place: bool = False
-
-
-def choose_target(model: Path, output: Path | None, in_place: bool, suffix: str) -> Target:
-    """The output file, checked before any work is done.
-
-    Raises UsageError when both or neither way to overwrite the input is asked for, ModelError when the output cannot
-    be written there.
-    """
-    if in_place and output:
-        raise UsageError(Problem("USAGE", "--in-place and --output exclude each other"))
-    path = model if in_place else output or beside(model, f"{suffix}{model.suffix or '.onnx'}")
-    if not in_place and path.exists() and model.exists() and path.samefile(model):
-        raise UsageError(
-            Problem("USAGE", "the output is the input", file=str(path), hint="--in-place allows it")
-        )
-    if model.exists():
-        refuse_place(path, "MODEL-WRITE", ModelError)
-    return Target(path, in_place)
+def suggest(ctx: click.Context, name: str, commands: Iterable[str]) -> None:
+    """Fail with the subcommand that may be meant, if one is near."""
+    if near := get_close_matches(name, list(commands), 1):
+        ctx.fail(f"No such command '{name}'. Did you mean '{near[0]}'?")

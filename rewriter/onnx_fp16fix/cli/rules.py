@@ -7,6 +7,8 @@ from importlib import import_module
 
 import click
 
+from onnx_fp16fix.cli.options import suggest
+
 __all__ = ["command", "rules_document"]
 
 _COMMANDS = {
@@ -25,6 +27,7 @@ class _Rules(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in _COMMANDS:
+            suggest(ctx, cmd_name, _COMMANDS)
             return None
         module = import_module(f"onnx_fp16fix.cli.{_COMMANDS[cmd_name]}")
         found: click.Command = getattr(module, f"{cmd_name}_command")

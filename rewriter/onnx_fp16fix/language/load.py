@@ -60,7 +60,9 @@ def select_rules(rules: Iterable[Rule], select: Sequence[str]) -> tuple[Rule, ..
         if not found or not wanted:
             known = sorted({name for rule in rules for name in (rule.id, rule.name, rule.family)})
             problems.append(
-                Problem("RULE-UNKNOWN", f"no rule is called '{wanted}'", hint=closest(wanted, known))
+                Problem(
+                    "RULE-UNKNOWN", f"no rule is called '{wanted}'", hint=closest(wanted, known) or _LISTED
+                )
             )
         chosen.update(found)
     if problems:
@@ -74,6 +76,9 @@ def _other_schema(schema: Scalar) -> Problem:
         message = "this is the lock file of a fix, not a rule file"
         hint = "give it to apply, alone: onnx-fp16fix apply LOCK MODEL"
     return schema.place.problem("RULE-SCHEMA", message, hint)
+
+
+_LISTED = "'onnx-fp16fix rules list' shows all of them"
 
 
 class _Loader:

@@ -49,6 +49,9 @@ def wrap_model(proto: onnx.ModelProto, base_dir: Path | None = None) -> Model:
 
 def _parse(path: Path) -> onnx.ModelProto:
     require_file(path)
+    if not path.is_file():  # it would be read up, and is read several times
+        found = "this is a pipe or a device, not an ONNX file"
+        raise ModelError(Problem("MODEL-READ", found, file=str(path), hint="write it to a file first"))
     try:
         proto = onnx.load(str(path), format="protobuf", load_external_data=False)
     except OSError as error:

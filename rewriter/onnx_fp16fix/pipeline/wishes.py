@@ -117,6 +117,9 @@ def gather_wishes(
     limits = dict(limits or {})
     patterns = {"keep_fp32": _several(keep_fp32), "force_fp16": _several(force_fp16), "limits": tuple(limits)}
     for option, pattern in ((option, entry) for option, entries in patterns.items() for entry in entries):
+        if not pattern:
+            found = f"{spelled(option)}: an empty pattern fits every name"
+            problems.append(Problem("USAGE-VALUE", found, hint="write .* if all are meant"))
         try:
             re.compile(pattern)
         except re.error as error:
