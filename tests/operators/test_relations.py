@@ -30,7 +30,7 @@ def known(one: Case) -> tuple[NodeView, Relation]:
 
 
 def movable(view: NodeView, relation: Relation) -> list[Operand]:
-    return sorted(operand for operand in relation.operands() if view.has(operand))
+    return sorted(operand for operand in relation.movable if view.has(operand))
 
 
 def draw(relation: Relation, operands: list[Operand], rng: np.random.Generator) -> dict[Operand, int]:

@@ -8,12 +8,18 @@ from onnx_fp16fix.operators.relation import NodeFacts, inp, out
 
 __all__ = ["flops"]
 
+_PRODUCTS = frozenset(
+    """MatMul Gemm FusedMatMul FusedGemm Conv FusedConv Attention ConvTranspose Einsum LSTM GRU RNN""".split()
+)
+
 
 def flops(node: NodeFacts) -> float:
     """Multiply-adds times two of MatMul, Gemm, Conv, ConvTranspose, Einsum and recurrent ops; 0 for others.
 
     Shapes are those of the calibration run; unknown shapes count as 0.
     """
+    if node.op not in _PRODUCTS:
+        return 0.0
     results, weight = node.numel(out()), node.shape(inp(1))
     if node.op in ("MatMul", "Gemm", "FusedMatMul", "FusedGemm"):
         data = node.shape(inp(0))

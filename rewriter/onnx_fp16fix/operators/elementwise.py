@@ -5,26 +5,25 @@ from __future__ import annotations
 from fractions import Fraction
 
 from onnx_fp16fix.operators.relation import (
+    PINNED,
+    SAME,
     AttributeScale,
     InnerBound,
     NodeFacts,
     Relation,
     RelationOf,
+    always,
     equal,
     inp,
     out,
     power,
-    product,
 )
 
 __all__ = ["OPS"]
 
+_SATURATING = Relation(saturating=frozenset({0}))
 _GELU_TANH_LIMIT = 40.0
 """x**3 leaves FP16 beyond 40.3: the FP16 kernel of Gelu(approximate=tanh) was wrong for large x on an H200."""
-
-
-def _same(node: NodeFacts) -> Relation:
-    return Relation((((out(), 1), (inp(0), -1)),))
 
 
 def _all_equal(node: NodeFacts) -> Relation:
@@ -54,10 +53,6 @@ def _clip(node: NodeFacts) -> Relation:
     return Relation(equations, attributes=bounds, saturating=frozenset({0, 1, 2}))
 
 
-def _div(node: NodeFacts) -> Relation:
-    return Relation((((out(), 1), (inp(0), -1), (inp(1), 1)),), sensitive=frozenset({1}))
-
-
 def _pow(node: NodeFacts) -> Relation:
     exponent = node.constant(1)
     if exponent is None or exponent.size != 1:
@@ -69,46 +64,9 @@ def _pow(node: NodeFacts) -> Relation:
     return Relation((power(out(), inp(0), degree.numerator, degree.denominator),), sensitive=sensitive)
 
 
-def _sqrt(node: NodeFacts) -> Relation:
-    return Relation((power(out(), inp(0), 1, 2),), sensitive=frozenset({0}))
-
-
-def _reciprocal(node: NodeFacts) -> Relation:
-    return Relation((((out(), 1), (inp(0), 1)),), sensitive=frozenset({0}))
-
-
-def _log(node: NodeFacts) -> Relation:
-    return Relation(sensitive=frozenset({0}))
-
-
-def _prelu(node: NodeFacts) -> Relation:
-    return Relation((((out(), 1), (inp(0), -1)),))
-
-
 def _thresholded(node: NodeFacts) -> Relation:
     equation = ((out(), 1), (inp(0), -1))
     return Relation((equation,), attributes=(AttributeScale("alpha", inp(0), -1, default=1.0),))
-
-
-def _pinned(node: NodeFacts) -> Relation:
-    return Relation()
-
-
-def _saturating(node: NodeFacts) -> Relation:
-    return Relation(saturating=frozenset({0}))
-
-
-def _exp(node: NodeFacts) -> Relation:
-    """exp(-inf) = 0 is right; towards +inf the output overflows long before the input."""
-    return Relation(saturating=frozenset({0}))
-
-
-def _trigonometric(node: NodeFacts) -> Relation:
-    return Relation(precise=frozenset({0}))
-
-
-def _sign(node: NodeFacts) -> Relation:
-    return Relation(free=frozenset({inp(0)}))
 
 
 def _gelu(node: NodeFacts) -> Relation:
@@ -120,29 +78,32 @@ def _gelu(node: NodeFacts) -> Relation:
 
 def _cast(node: NodeFacts) -> Relation:
     """Between float types a Cast is linear; integers have no exponent."""
-    return Relation((product(out(), inp(0)),)) if node.has(inp(0)) and node.has(out()) else Relation()
+    return SAME if node.has(inp(0)) and node.has(out()) else PINNED
 
 
 OPS: dict[str, RelationOf] = {
-    **dict.fromkeys(("Relu", "LeakyRelu", "Abs", "Neg", "Identity", "Dropout"), _same),
+    **dict.fromkeys(("Relu", "LeakyRelu", "Abs", "Neg", "Identity", "Dropout"), always(SAME)),
     **dict.fromkeys(("Add", "Sub", "Sum", "Mean"), _all_equal),
     **dict.fromkeys(("Max", "Min"), _max_min),
     **dict.fromkeys(("Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Equal"), _compare),
-    **dict.fromkeys(("Sigmoid", "Tanh", "Erf", "HardSigmoid"), _saturating),
-    **dict.fromkeys(("Sin", "Cos", "Tan"), _trigonometric),
-    **dict.fromkeys(("Softplus", "Elu", "Selu", "Celu", "HardSwish", "Mish", "Swish", "Round"), _pinned),
-    "PRelu": _prelu,
+    **dict.fromkeys(("Sigmoid", "Tanh", "Erf", "HardSigmoid"), always(_SATURATING)),
+    **dict.fromkeys(("Sin", "Cos", "Tan"), always(Relation(precise=frozenset({0})))),
+    **dict.fromkeys(
+        ("Softplus", "Elu", "Selu", "Celu", "HardSwish", "Mish", "Swish", "Round"), always(PINNED)
+    ),
+    "PRelu": always(SAME),
     "ThresholdedRelu": _thresholded,
     "Where": _where,
     "Clip": _clip,
-    "Div": _div,
+    "Div": always(Relation((((out(), 1), (inp(0), -1), (inp(1), 1)),), sensitive=frozenset({1}))),
     "Pow": _pow,
-    "Sqrt": _sqrt,
-    "Reciprocal": _reciprocal,
-    "Log": _log,
-    "Exp": _exp,
-    "Sign": _sign,
+    "Sqrt": always(Relation((power(out(), inp(0), 1, 2),), sensitive=frozenset({0}))),
+    "Reciprocal": always(Relation((((out(), 1), (inp(0), 1)),), sensitive=frozenset({0}))),
+    "Log": always(Relation(sensitive=frozenset({0}))),
+    # exp(-inf) = 0 is right; towards +inf the output overflows long before the input
+    "Exp": always(_SATURATING),
+    "Sign": always(Relation(free=frozenset({inp(0)}))),
     "Gelu": _gelu,
     "Cast": _cast,
-    "CastLike": _same,
+    "CastLike": always(SAME),
 }

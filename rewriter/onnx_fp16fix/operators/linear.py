@@ -9,6 +9,7 @@ from onnx_fp16fix.operators.relation import (
     Operand,
     Relation,
     RelationOf,
+    always,
     equal,
     inp,
     out,
@@ -18,8 +19,7 @@ from onnx_fp16fix.operators.relation import (
 __all__ = ["OPS", "with_bias"]
 
 
-def _bilinear(node: NodeFacts) -> Relation:
-    return Relation((product(out(), inp(0), inp(1)),))
+_BILINEAR = always(Relation((product(out(), inp(0), inp(1)),)))
 
 
 def with_bias(node: NodeFacts) -> Relation:
@@ -61,8 +61,8 @@ def _attention(node: NodeFacts) -> Relation:
 
 
 OPS: dict[str, RelationOf] = {
-    "Mul": _bilinear,
-    "MatMul": _bilinear,
+    "Mul": _BILINEAR,
+    "MatMul": _BILINEAR,
     "Conv": with_bias,
     "ConvTranspose": with_bias,
     "Gemm": with_bias,

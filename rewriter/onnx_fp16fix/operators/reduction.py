@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from onnx_fp16fix.operators.relation import (
+    PINNED,
+    SAME,
     AttributeScale,
     InnerBound,
     NodeFacts,
     Relation,
     RelationOf,
+    always,
     inp,
     out,
     power,
@@ -16,25 +19,22 @@ from onnx_fp16fix.operators.relation import (
 __all__ = ["OPS"]
 
 
-def _same(node: NodeFacts) -> Relation:
-    return Relation((((out(), 1), (inp(0), -1)),))
-
-
 def _lp_pool(node: NodeFacts) -> Relation:
     """(sum of |x|**p)**(1/p): FP32 holds 1/p exactly for powers of two only, else the scale comes back rounded."""
     order = int(node.attrs.get("p", 2))
-    return _same(node) if order & (order - 1) == 0 else Relation()
+    return SAME if order & (order - 1) == 0 else PINNED
 
 
 def _mean(node: NodeFacts) -> Relation:
     """FP16 kernels keep the sum and the count inside a ReduceMean in FP16 (measured on an H200): both must fit."""
-    equation = ((out(), 1), (inp(0), -1))
     outputs = node.numel(out())
     if not outputs:
-        return Relation((equation,))
+        return SAME
     count = node.numel(inp(0)) / outputs
     total = InnerBound("the sum inside ReduceMean", node.absmax(out()) * count, inp(0))
-    return Relation((equation,), inner=(total, InnerBound("the count inside ReduceMean", count, inp(0), 0)))
+    return Relation(
+        SAME.equations, inner=(total, InnerBound("the count inside ReduceMean", count, inp(0), 0))
+    )
 
 
 def _sum_square(node: NodeFacts) -> Relation:
@@ -61,11 +61,11 @@ def _lrn(node: NodeFacts) -> Relation:
 
 
 OPS: dict[str, RelationOf] = {
-    **dict.fromkeys(("ReduceSum", "ReduceMax", "ReduceMin", "ReduceL1", "ReduceL2"), _same),
-    **dict.fromkeys(("MaxPool", "AveragePool", "GlobalMaxPool", "GlobalAveragePool"), _same),
+    **dict.fromkeys(("ReduceSum", "ReduceMax", "ReduceMin", "ReduceL1", "ReduceL2"), always(SAME)),
+    **dict.fromkeys(("MaxPool", "AveragePool", "GlobalMaxPool", "GlobalAveragePool"), always(SAME)),
     **dict.fromkeys(("LpPool", "GlobalLpPool"), _lp_pool),
     **dict.fromkeys(("ArgMax", "ArgMin"), _index),
-    "TopK": _same,
+    "TopK": always(SAME),
     "ReduceMean": _mean,
     "ReduceSumSquare": _sum_square,
     "ReduceLogSum": _log_sum,

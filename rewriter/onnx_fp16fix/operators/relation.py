@@ -9,12 +9,14 @@ Float operands in no equation, and not ``free``, are pinned to exponent 0.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 import numpy.typing as npt
 
 __all__ = [
+    "PINNED",
+    "SAME",
     "AttributeScale",
     "Equation",
     "InnerBound",
@@ -22,6 +24,7 @@ __all__ = [
     "Operand",
     "Relation",
     "RelationOf",
+    "always",
     "equal",
     "inp",
     "out",
@@ -70,10 +73,12 @@ class Relation:
     saturating: frozenset[int] = frozenset()
     sensitive: frozenset[int] = frozenset()
     precise: frozenset[int] = frozenset()
+    movable: frozenset[Operand] = field(init=False, repr=False, compare=False)
+    """Operands whose exponent need not be 0."""
 
-    def operands(self) -> frozenset[Operand]:
-        """Operands whose exponent need not be 0."""
-        return self.free.union(operand for equation in self.equations for operand, _ in equation)
+    def __post_init__(self) -> None:
+        named = self.free.union(operand for equation in self.equations for operand, _ in equation)
+        object.__setattr__(self, "movable", named)
 
 
 class NodeFacts(Protocol):
@@ -112,6 +117,14 @@ class NodeFacts(Protocol):
 
 RelationOf = Callable[[NodeFacts], Relation]
 
+PINNED = Relation()
+"""Every operand keeps exponent 0."""
+
+
+def always(relation: Relation) -> RelationOf:
+    """The same one for each node."""
+    return lambda _: relation
+
 
 def inp(slot: int) -> Operand:
     """Input operand."""
@@ -137,3 +150,7 @@ def product(result: Operand, *factors: Operand) -> Equation:
 def power(result: Operand, base: Operand, numerator: int, denominator: int = 1) -> Equation:
     """``result = base ** (numerator / denominator)``."""
     return ((result, denominator), (base, -numerator))
+
+
+SAME = Relation((product(out(), inp(0)),))
+"""The result has the exponent of the first operand."""

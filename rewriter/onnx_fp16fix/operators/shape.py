@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from onnx_fp16fix.operators.relation import NodeFacts, Operand, Relation, RelationOf, equal, inp, out
+from onnx_fp16fix.operators.relation import SAME, NodeFacts, Operand, Relation, RelationOf, equal, inp, out
 
 __all__ = ["OPS"]
 
 
 def _data(node: NodeFacts) -> Relation:
     """Only the first input is data; sizes, scales and indices are not."""
-    return Relation((((out(), 1), (inp(0), -1)),))
+    return SAME
 
 
 def _split(node: NodeFacts) -> Relation:

@@ -18,14 +18,17 @@ _BLOCK = 1 << 22
 
 def constant_range(values: npt.NDArray[Any] | None) -> TensorRange:
     """The range of these values; ``mean_abs`` is the root mean square of those other than 0."""
-    if values is None or not np.issubdtype(values.dtype, np.floating) or not values.size:
+    if values is None or values.dtype.kind != "f" or not values.size:
         return TensorRange(0.0, 0.0, shape=() if values is None else values.shape)
     low, high, smallest = math.inf, -math.inf, math.inf
     squares, nonzero, nonfinite = 0.0, 0, 0
-    flat = values.reshape(-1)
+    flat = np.asarray(values).reshape(-1)  # a mapped file is slow to slice
     for start in range(0, flat.size, _BLOCK):
         block = flat[start : start + _BLOCK]
-        least, most = float(block.min()), float(block.max())  # NaN if one element is
+        least, most = (
+            float(np.minimum.reduce(block)),
+            float(np.maximum.reduce(block)),
+        )  # NaN if one element is
         if not math.isfinite(least) or not math.isfinite(most):
             finite = np.isfinite(block)
             nonfinite += int(block.size - np.count_nonzero(finite))
@@ -35,8 +38,9 @@ def constant_range(values: npt.NDArray[Any] | None) -> TensorRange:
         if count:
             magnitudes = np.abs(block if count == block.size else block[block != 0])
             low, high = min(low, least), max(high, most)
-            smallest = min(smallest, float(magnitudes.min()))
-            squares += float(np.square(magnitudes, dtype=np.float64).sum())
+            smallest = min(smallest, float(np.minimum.reduce(magnitudes)))
+            exact = magnitudes.astype(np.float64)
+            squares += float(np.add.reduce(exact * exact))
             nonzero += count
     rms = math.sqrt(squares / nonzero) if nonzero else 0.0
     if not nonzero:

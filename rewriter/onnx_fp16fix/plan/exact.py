@@ -25,7 +25,11 @@ _CHEAP = frozenset(
 )
 """Element-wise and shape ops: cheap in FP32, and all that index arithmetic is made of."""
 _PRODUCTS = frozenset({"MatMul", "Einsum", "Gemm"})
+_SOURCES = frozenset({"Range", "Cast"})
+"""Ops that make floats of integers."""
 _INDEXING = frozenset({"Floor", "Ceil", "Round", "Mod"})
+_EXACT = _INDEXING | {"Sin", "Cos", "Tan", "CumSum", "GridSample", "Cast"}
+"""Ops with an operand that may have to be exact."""
 _ANGLE = 2.0**-7
 """Distance of neighbours at the largest angle (FP16: 8; BF16: 1); beyond, sine and cosine lose their third digit."""
 
@@ -34,9 +38,8 @@ def exact_nodes(facts: Facts) -> dict[int, str]:
     """Indices of nodes that must run in FP32 to stay exact, each with the reason."""
     integers = _integer_derived(facts)
     forced: dict[int, str] = {}
-    for node in facts.scope.nodes:
-        view = facts.node_view(node)
-        reason = _reason(view, integers)
+    for view in facts.views():
+        node, reason = view.node, _reason(view, integers)
         if reason is None:
             continue
         if node.op != "Cast":
@@ -53,7 +56,7 @@ def _exact_operands(view: NodeView) -> list[gs.Tensor]:
 
 def _reason(view: NodeView, integers: set[int]) -> str | None:
     node, facts, half = view.node, view.facts, view.facts.half
-    if not view.has(inp(0)):
+    if node.op not in _EXACT or not view.has(inp(0)):
         return None
     absmax = view.absmax(inp(0))
     if node.op in ("Sin", "Cos", "Tan"):
@@ -101,6 +104,8 @@ def _integer_derived(facts: Facts) -> set[int]:
     """Tensors made from integers and constants by cheap arithmetic alone: positions, sizes, indices."""
     derived: set[int] = set()
     for node in facts.scope.nodes:
+        if node.op not in _SOURCES and not any(id(tensor) in derived for tensor in node.inputs):
+            continue
         floats = [
             t for t in node.inputs if not t.is_empty() and facts.is_float(t) and not facts.is_constant(t)
         ]

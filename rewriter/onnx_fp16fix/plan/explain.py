@@ -85,6 +85,6 @@ def reason_for_mul(problem: Problem, slot: Slot) -> str:
     view = problem.views[index]
     tensor = view.tensor(inp(position))
     name = tensor.name if tensor is not None else ""
-    if inp(position) not in view.relation.operands():
+    if inp(position) not in view.relation.movable:
         return f"{view.op} needs the true value of '{name}'"
     return f"{view.op} joins '{name}' with operands of another scale"

@@ -65,7 +65,7 @@ class NodeView:
     def edges(self) -> dict[Operand, Edge]:
         """Float operands, in the order of ``operands``."""
         if self._edges is None:
-            movable, view_of = self.relation.operands(), self.facts.tensor_view
+            movable, view_of = self.relation.movable, self.facts.tensor_view
             inputs, outputs, either = self.slots.inputs, self.slots.outputs, self.slots.either
             self._edges = {}
             for operand in self.operands:
@@ -116,7 +116,7 @@ class NodeView:
 
 def _filled(tensors: Iterable[gs.Tensor]) -> list[gs.Tensor | None]:
     """The slots, None for absent ones; without absent ones at the end."""
-    slots = [None if tensor.is_empty() else tensor for tensor in tensors]
+    slots = [tensor if tensor.name else None for tensor in tensors]
     while slots and slots[-1] is None:
         slots.pop()
     return slots
@@ -146,6 +146,7 @@ class Facts:
     _lowest: dict[int, int | None] = field(default_factory=dict)
     _typical: dict[int, int | None] = field(default_factory=dict)
     _tensors: dict[int, TensorView] = field(default_factory=dict)
+    _slots_of: dict[tuple[str, str, int, int], tuple[FloatSlots, int]] = field(default_factory=dict)
     _all: list[NodeView] = field(default_factory=list)
 
     def node_view(self, node: ViewNode) -> NodeView:
@@ -157,12 +158,17 @@ class Facts:
 
     def _slots(self, node: ViewNode) -> tuple[FloatSlots, int]:
         """The node's convertible slots and the version of its operator set."""
-        opset = self.scope.model.opset_of(node.domain)
-        slots = float_slots(node.domain, node.op, opset, len(node.inputs), len(node.outputs), self.half)
-        return (slots.border() if self._is_exit_cast(node) else slots), opset
+        key = (node.domain, node.op, len(node.inputs), len(node.outputs))
+        found = self._slots_of.get(key)
+        if found is None:
+            opset = self.scope.model.opset_of(node.domain)
+            found = self._slots_of[key] = float_slots(node.domain, node.op, opset, *key[2:], self.half), opset
+        if node.op == "Cast" and self._is_exit_cast(node):
+            return found[0].border(), found[1]
+        return found
 
     def _is_exit_cast(self, node: ViewNode) -> bool:
-        return node.op == "Cast" and self.scope.is_exit_cast(node)
+        return self.scope.is_exit_cast(node)
 
     def relation(self, view: NodeView) -> Relation:
         """The node's relation; ``NodeView.relation`` keeps it."""

@@ -56,6 +56,10 @@ class Need:
         """Whether small values of the tensor with this identity matter, or must not vanish."""
         return key in self.smallest or key in self.guarded
 
+    def guarding(self, slot: tuple[int, int]) -> bool:
+        """Whether the constant there keeps a value from zero."""
+        return slot in self.raised or slot in self.guards
+
     def highest_guard(self, tensor: gs.Tensor) -> int | None:
         """Largest exponent at which the tensor's lower bound does not vanish; None if it has none."""
         value = self.guarded.get(id(tensor))
@@ -77,8 +81,8 @@ def needs(facts: Facts) -> Need:
     _find_raised(need, facts)
     # what a loop hands back to its body is known after one pass
     passes = 2 if any(node.domain == BORDER for node in facts.scope.nodes) else 1
-    for node in (node for _ in range(passes) for node in reversed(facts.scope.nodes)):
-        view = facts.node_view(node)
+    for view in (view for _ in range(passes) for view in reversed(facts.views())):
+        node = view.node
         for slot in view.relation.sensitive:
             if view.has(inp(slot)):
                 _lower(need, node.inputs[slot], _smallest(need, facts, node.inputs[slot]))
@@ -91,6 +95,8 @@ def needs(facts: Facts) -> Need:
 
 def _follow_guards(need: Need, facts: Facts) -> None:
     """Carry lower bounds forward to the denominators that need them; nodes in file order."""
+    if not need.guards:
+        return
     for node in facts.scope.nodes:
         bounds = [need.guarded[id(tensor)] for tensor in node.inputs if id(tensor) in need.guarded]
         for slot, tensor in enumerate(node.inputs):

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -63,9 +64,15 @@ class Program:
     def row(self, terms: Terms, lower: float = -math.inf, upper: float = math.inf) -> None:
         """Add lower <= terms <= upper; rows that the variables' bounds imply are left out."""
         constant = terms.get(self.ONE, 0.0)
-        pairs = [(variable, value) for variable, value in terms.items() if variable != self.ONE and value]
-        if self.least(terms) >= lower and -self.least(terms, -1) <= upper:
+        smallest = largest = constant
+        for variable, value in terms.items():
+            if variable != self.ONE:
+                least, most = value * self.lower[variable], value * self.upper[variable]
+                smallest += least if value > 0 else most
+                largest += most if value > 0 else least
+        if smallest >= lower and largest <= upper:
             return
+        pairs = [(variable, value) for variable, value in terms.items() if variable != self.ONE and value]
         number = len(self._row_lower)
         for index, value in pairs:
             self._rows.append(number)
@@ -73,6 +80,41 @@ class Program:
             self._values.append(value)
         self._row_lower.append(lower - constant)
         self._row_upper.append(upper - constant)
+
+    def variables(
+        self,
+        lower: npt.NDArray[np.float64],
+        upper: npt.NDArray[np.float64],
+        cost: npt.NDArray[np.float64],
+        integer: npt.NDArray[np.bool_],
+    ) -> None:
+        """Add many variables, numbered on from those there are."""
+        self.lower += lower.tolist()
+        self.upper += upper.tolist()
+        self.cost += cost.tolist()
+        self.integer += integer.tolist()
+
+    def rows(
+        self,
+        rows: npt.NDArray[np.int64],
+        columns: npt.NDArray[np.int64],
+        weights: npt.NDArray[Any],
+        lower: float,
+        upper: float,
+    ) -> None:
+        """Add many rows between the same bounds, from their terms in order of rows, numbered from 0."""
+        if not rows.size:
+            return
+        least, most = np.asarray(self.lower)[columns], np.asarray(self.upper)[columns]
+        smallest = np.bincount(rows, weights * np.where(weights > 0, least, most))
+        largest = np.bincount(rows, weights * np.where(weights > 0, most, least))
+        kept = (smallest < lower) | (largest > upper)  # the others are implied
+        terms = kept[rows]
+        self._rows += (np.cumsum(kept)[rows[terms]] - 1 + len(self._row_lower)).tolist()
+        self._columns += columns[terms].tolist()
+        self._values += weights[terms].astype(np.float64).tolist()
+        self._row_lower += [lower] * int(kept.sum())
+        self._row_upper += [upper] * int(kept.sum())
 
     def solve(self, time_limit: float | None = None) -> npt.NDArray[np.float64] | None:
         """Values of all variables, integers exact; None if no solution was found within ``time_limit`` seconds

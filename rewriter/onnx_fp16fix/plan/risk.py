@@ -41,7 +41,16 @@ def find_risks(facts: Facts, need: Need, exact: Mapping[int, str]) -> tuple[Risk
             tensor = view.node.outputs[0].name
             risks.append(Risk("precision", index, tensor, exact[index], {}))
         for edge in view.edges.values():
-            if edge.half and _is_suspect(edge, index, need):
+            if not edge.half:
+                continue
+            value = edge.value
+            # most operands are harmless, and this is asked of all
+            if (
+                (value.lowest is not None and value.lowest > 0)
+                or (value.typical is not None and value.typical < -_TOLERATED)
+                or need.matters(value.key)
+                or (value.constant and edge.reads and need.guarding((index, edge.slot)))
+            ):
                 risk = _operand_risk(facts, view, need, edge)
                 if risk is not None:
                     risks.append(risk)
@@ -54,17 +63,6 @@ def find_risks(facts: Facts, need: Need, exact: Mapping[int, str]) -> tuple[Risk
                     )
                 )
     return tuple(risks)
-
-
-def _is_suspect(edge: Edge, index: int, need: Need) -> bool:
-    """Whether anything is worth a closer look: most operands are harmless, and this is asked of all."""
-    value = edge.value
-    if (value.lowest is not None and value.lowest > 0) or need.matters(value.key):
-        return True
-    if value.typical is not None and value.typical < -_TOLERATED:
-        return True
-    slot = (index, edge.slot)
-    return edge.reads and value.constant and (slot in need.raised or slot in need.guards)
 
 
 def _operand_risk(facts: Facts, view: NodeView, need: Need, edge: Edge) -> Risk | None:

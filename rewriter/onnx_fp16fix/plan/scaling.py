@@ -19,14 +19,12 @@ from onnx_fp16fix.plan.problem import Problem
 from onnx_fp16fix.plan.program import Program
 from onnx_fp16fix.plan.solution import Solution
 from onnx_fp16fix.plan.ties import Classes
+from onnx_fp16fix.plan.tighten import Rows, through
 
 __all__ = ["Scaling", "scale_alone"]
 
 _BREACH = 1e7
 """Price of a bit beyond what FP16 holds, so high that it is paid only where exponents have no answer."""
-_ROUNDS = 50
-"""Rounds of tightening intervals through equations; what is left over is found by the solver."""
-
 Ints = npt.NDArray[np.int64]
 Key = TypeVar("Key")
 Floats = npt.NDArray[np.float64]
@@ -73,23 +71,17 @@ class _Unknowns:
         self._list_hinges()
         steps = np.abs(self.factor) * np.array(demands.steps, np.int64) * problem.prices.step
         self.steps = np.bincount(self.of, steps, len(self.pinned))
-        self.rows = _Rows.of(classes.equations)
+        self.rows = Rows.of(classes.equations)
 
     def _bounds(self) -> tuple[Ints, Ints]:
         bounds = np.array(self.demands.bounds, np.int64)
-        least, most = self._through(self.factor, bounds[:, 0], bounds[:, 1])
+        least, most = through(self.factor, bounds[:, 0], bounds[:, 1])
         low = np.full(len(self.pinned), -self.reach)
         high = np.full(len(self.pinned), self.reach)
         np.maximum.at(low, self.of, least)
         np.minimum.at(high, self.of, most)
         low[self.pinned] = high[self.pinned] = 0
         return low, high
-
-    @staticmethod
-    def _through(factor: Ints, least: Ints, most: Ints) -> tuple[Ints, Ints]:
-        """Interval of x for which factor * x is within another one, factor not 0."""
-        down, up = np.where(factor > 0, least, most), np.where(factor > 0, most, least)
-        return -(-down // factor), up // factor
 
     def _list_hinges(self) -> None:
         """Demands as prices max(0, slope * x - offset) * price of an unknown x."""
@@ -153,35 +145,39 @@ class _Unknowns:
     ) -> Ints | None:
         """Choose within the intervals, those of ``loose`` unknowns widened at their price."""
         program = Program()
-        columns = [
-            -1 if loose[place] else self._within(program, int(low[place]), int(high[place]), float(steps))
-            for place, steps in enumerate(self.steps)
-        ]
+        columns = self._within(program, low, high, loose)
         places = np.flatnonzero(loose)
         for place, prices in zip(places, self._priced(places) if places.size else (), strict=True):
             columns[place] = self._widened(program, int(place), prices)
-        for equation in self.classes.equations:
-            program.row({columns[place]: float(weight) for place, weight in equation.items()}, 0, 0)
+        rows = self.rows
+        program.rows(rows.row(), columns[rows.unknown], rows.weight, 0, 0)
         for variable, price in self.demands.charges.values():
             place, factor = self.of[variable], float(self.factor[variable])
             if self.low[place] < self.high[place]:
                 used = program.variable(0, 1, price, integer=True)
                 bound = abs(factor) * self.reach
-                program.row({columns[place]: factor, used: -bound}, upper=0)
-                program.row({columns[place]: factor, used: bound}, lower=0)
+                program.row({int(columns[place]): factor, used: -bound}, upper=0)
+                program.row({int(columns[place]): factor, used: bound}, lower=0)
         values = program.solve(time_limit)
         return None if values is None else np.rint(values[columns]).astype(np.int64)
 
-    @staticmethod
-    def _within(program: Program, low: int, high: int, steps: float) -> int:
-        """An integer that pays for its distance from 0."""
-        if low >= 0 or high <= 0:
-            return program.variable(low, high, steps if low >= 0 else -steps, integer=True)
-        column = program.variable(low, high, integer=True)
-        size = program.variable(0, max(-low, high), steps)
-        program.row({size: 1, column: -1}, lower=0)
-        program.row({size: 1, column: 1}, lower=0)
-        return column
+    def _within(self, program: Program, low: Ints, high: Ints, loose: npt.NDArray[np.bool_]) -> Ints:
+        """Columns of integers that pay for their distance from 0, but for those of ``loose`` unknowns."""
+        both = ~loose & (low < 0) & (high > 0)  # the distance takes a column of its own, next to it
+        columns: Ints = np.cumsum(np.where(both, 2, np.where(loose, 0, 1))) - both - 1
+        own, far = columns[~loose], columns[both] + 1
+        total = len(own) + len(far)
+        lower, upper, cost = np.zeros(total), np.zeros(total), np.zeros(total)
+        lower[own], upper[own] = low[~loose], high[~loose]
+        cost[own] = np.where(both, 0.0, np.where(low >= 0, self.steps, -self.steps))[~loose]
+        upper[far], cost[far] = np.maximum(-low, high)[both], self.steps[both]
+        integer = np.zeros(total, bool)
+        integer[own] = True
+        program.variables(lower, upper, cost, integer)
+        pairs = np.stack([far, far - 1, far, far - 1], axis=1).reshape(-1)
+        weights = np.tile([1.0, -1.0, 1.0, 1.0], len(far))
+        program.rows(np.repeat(np.arange(2 * len(far)), 2), pairs, weights, 0, np.inf)
+        return columns
 
     def _widened(self, program: Program, place: int, prices: Floats) -> int:
         """An integer with a convex price: one more variable for each slope of it."""
@@ -248,58 +244,3 @@ def _slopes(bits: Sequence[Bits]) -> tuple[Ints, Ints, Floats]:
             bound, paid = bound + int(count), each
         starts.append(len(rises))
     return np.array(starts, np.int64), np.array(further, np.int64), np.array(rises, np.float64)
-
-
-@dataclass(frozen=True)
-class _Rows:
-    """Equations as arrays: the terms of all rows one after the other, with ``starts`` of rows."""
-
-    unknown: Ints
-    weight: Ints
-    starts: Ints
-
-    @staticmethod
-    def of(equations: Sequence[Mapping[int, int]]) -> _Rows:
-        lengths = [len(equation) for equation in equations]
-        return _Rows(
-            np.array([place for equation in equations for place in equation], np.int64),
-            np.array([weight for equation in equations for weight in equation.values()], np.int64),
-            np.cumsum([0, *lengths[:-1]]) if lengths else np.zeros(0, np.int64),
-        )
-
-    def contradicted(self, low: Ints, high: Ints) -> npt.NDArray[np.bool_]:
-        """Unknowns that hang together with intervals on which no answer exists (as far as tightening shows)."""
-        bad = np.zeros(len(low), bool)
-        if not self.starts.size:
-            return bad
-        low, high = low.copy(), high.copy()
-        row = np.repeat(np.arange(len(self.starts)), np.diff([*self.starts, len(self.unknown)]))
-        up = self.weight > 0
-        for _ in range(_ROUNDS):
-            least = self.weight * np.where(up, low[self.unknown], high[self.unknown])
-            most = self.weight * np.where(up, high[self.unknown], low[self.unknown])
-            room = least - np.add.reduceat(least, self.starts)[row]
-            reach = most - np.add.reduceat(most, self.starts)[row]
-            # weight * x lies within what the others leave: [reach, room]
-            floor, ceil = _Unknowns._through(self.weight, reach, room)
-            before = int(low.sum() - high.sum())
-            np.maximum.at(low, self.unknown, floor)
-            np.minimum.at(high, self.unknown, ceil)
-            bad |= low > high
-            # an empty interval would spread nonsense
-            low[bad], high[bad] = np.minimum(low, high)[bad], np.maximum(low, high)[bad]
-            if int(low.sum() - high.sum()) == before:
-                break
-        return self._together(bad)
-
-    def _together(self, bad: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-        """All unknowns that equations link to one of ``bad``."""
-        if not bad.any():
-            return bad
-        from scipy.sparse import coo_array
-        from scipy.sparse.csgraph import connected_components
-
-        first = np.repeat(self.unknown[self.starts], np.diff([*self.starts, len(self.unknown)]))
-        links = coo_array((np.ones(len(first)), (first, self.unknown)), shape=(len(bad), len(bad)))
-        _, labels = connected_components(links, directed=False)
-        return np.isin(labels, labels[bad])

@@ -56,6 +56,11 @@ class Ties:
 
     def _find(self, variable: int) -> tuple[int, _Ratio]:
         """Root, and the ratio of the variable to it."""
+        above = self._parent[variable]
+        if above == variable:
+            return variable, 1
+        if self._parent[above] == above:
+            return above, self._ratio[variable]
         path = []
         while self._parent[variable] != variable:
             path.append(variable)
@@ -72,8 +77,8 @@ class Ties:
         for variable, weight in equation.items():
             root, ratio = self._find(variable)
             if root not in self._pinned:
-                terms[root] = terms.get(root, 0) + weight * ratio
-        return {root: weight for root, weight in terms.items() if weight}
+                terms[root] = terms[root] + weight * ratio if root in terms else weight * ratio
+        return terms if all(terms.values()) else {root: weight for root, weight in terms.items() if weight}
 
     def _merge(self, equation: Mapping[int, int]) -> bool:
         """Use the equation up, if it has two free terms at most."""
@@ -84,6 +89,8 @@ class Ties:
             self._pinned.update(terms)
         elif terms:
             (one, weight), (other, counterweight) = terms.items()
+            if counterweight in (1, -1) and weight not in (1, -1):
+                one, weight, other, counterweight = other, counterweight, one, weight
             self._parent[one] = other
             if weight in (1, -1):  # nearly always, and whole numbers are faster
                 self._ratio[one] = -counterweight * weight
@@ -95,9 +102,10 @@ class Ties:
     def _classes(self) -> Classes:
         found = [self._find(variable) for variable in range(len(self._parent))]
         # an unknown in which all members are whole
-        common: dict[int, int] = {}
+        common = {root: 1 for root, _ in found}
         for root, ratio in found:
-            common[root] = math.lcm(common.get(root, 1), ratio.denominator)
+            if type(ratio) is not int:
+                common[root] = math.lcm(common[root], ratio.denominator)
         number = {root: place for place, root in enumerate(common)}
         equations = []
         for equation in self._open:
