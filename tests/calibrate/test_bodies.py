@@ -7,8 +7,9 @@ from onnx import TensorProto, helper
 
 from calibrate.small_models import model
 from onnx_fp16fix.calibrate import calibrate, measure, open_data
+from onnx_fp16fix.calibrate.observer import Observer
 from onnx_fp16fix.calibrate.origin import inline, inlined_keys
-from onnx_fp16fix.calibrate.runner import Observer, Runner, Setting
+from onnx_fp16fix.calibrate.runner import Runner, Setting
 from onnx_fp16fix.calibrate.steps import Budget
 from onnx_fp16fix.runtime import as_value, open_session
 

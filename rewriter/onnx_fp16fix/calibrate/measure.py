@@ -18,9 +18,10 @@ import onnx
 
 from onnx_fp16fix.calibrate.constants import constant_ranges
 from onnx_fp16fix.calibrate.data import Dataset, Feed
+from onnx_fp16fix.calibrate.observer import Observer
 from onnx_fp16fix.calibrate.origin import inline
 from onnx_fp16fix.calibrate.ranges import RangeTable, TensorRange
-from onnx_fp16fix.calibrate.runner import Observer, Runner, Setting
+from onnx_fp16fix.calibrate.runner import Runner, Setting
 from onnx_fp16fix.calibrate.statistics import measure_array
 from onnx_fp16fix.calibrate.steps import Budget
 from onnx_fp16fix.errors import DataError, Problem

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,35 +11,21 @@ from typing import Any
 import onnx
 
 from onnx_fp16fix.calibrate.control_flow import CONTROL_FLOW, run_if, run_loop, run_scan
+from onnx_fp16fix.calibrate.observer import Observer
 from onnx_fp16fix.calibrate.origin import Inlined
 from onnx_fp16fix.calibrate.shapes import MEASURED_TYPES, Description, describe
-from onnx_fp16fix.calibrate.steps import Budget, Step, make_steps
+from onnx_fp16fix.calibrate.steps import Budget, Step, make_steps, needed_nodes
 from onnx_fp16fix.model.model import ScopePath
 from onnx_fp16fix.model.tensors import is_external, read_tensor
-from onnx_fp16fix.runtime import Array, Session, as_value, node_reads, open_session
+from onnx_fp16fix.runtime import Session, as_value, node_reads, open_session
 
-__all__ = ["Observer", "Runner", "Setting"]
+__all__ = ["Runner", "Setting"]
 
 Value = Any
 """``onnxruntime.OrtValue``."""
 
 _GROWTH = 2
 """Inputs this much larger than those the parts were cut for have them cut again."""
-
-
-class Observer:
-    """What a runner tells while it runs; the base class looks away."""
-
-    def wants(self, key: str) -> bool:
-        """Whether a tensor is to be measured."""
-        return True
-
-    def opens(self, node: onnx.NodeProto) -> bool:
-        """Whether the bodies of a node are run here, where what is in them can be seen."""
-        return True
-
-    def saw(self, keys: Sequence[str], values: Array, source: str | None) -> None:
-        """A tensor was computed. ``source``: key of one that holds the same elements in another order or shape."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +45,9 @@ _SMALL = 1024
 """Elements of a weight whose copies do not count."""
 _BLOCKED = 1 << 21
 """Weights (elements) of a part that may be copied."""
+_LAYOUTS = 1000
+"""Tensors fetched from a part up to which it runs blocked. ONNX Runtime 1.31 takes time with their cube to choose the
+layouts of a chain of convolutions: 0.4 s for 1,000 of them, 1.6 s for 2,000, 15 s for 4,000, minutes for 10,000."""
 _LAID_OUT = 1 << 26
 """Weights (elements) that kernels may lay out for themselves: 256 MiB in FP32. All others are read as they are."""
 
@@ -105,7 +94,7 @@ class Runner:
         shapes = {name: value.shape() for name, value in values.items() if value.is_tensor()}
         model = self._as_model(values)
         known = describe(model, self._setting.base_dir, shapes, values)
-        self._nodes = list(_needed(self._graph, self._wanted(known), self._results))
+        self._nodes = list(needed_nodes(self._graph, self._wanted(known), self._results))
         sizes = {
             name: known.bytes.get(name, 0)
             for at in self._nodes
@@ -192,7 +181,8 @@ class Runner:
         size = sum(math.prod(tensor.dims) for tensor in weights)
         prepack = mapped and self._laid_out + size <= _LAID_OUT
         self._laid_out += size if prepack else 0
-        blocked = prepack and size <= _BLOCKED and any(node.op_type == "Conv" for node in part.graph.node)
+        blocked = prepack and size <= _BLOCKED and len(step.fetched) <= _LAYOUTS
+        blocked = blocked and any(node.op_type == "Conv" for node in part.graph.node)
         return open_session(
             part, self._setting.base_dir, outputs=step.fetched, given=given, optimize=blocked, arena=False,
             prepack=prepack,
@@ -294,18 +284,6 @@ def _bodies(node: onnx.NodeProto) -> Iterator[tuple[str, onnx.GraphProto]]:
     for attribute in node.attribute:
         if attribute.HasField("g"):
             yield attribute.name, attribute.g
-
-
-def _needed(graph: onnx.GraphProto, wanted: Collection[str], results: Collection[str]) -> Iterator[int]:
-    """Indices of the nodes that the named tensors depend on, in order."""
-    pending = {*wanted, *results}
-    kept = []
-    for index in range(len(graph.node) - 1, -1, -1):
-        node = graph.node[index]
-        if any(name in pending for name in node.output if name):
-            kept.append(index)
-            pending.update(node_reads(node))
-    return reversed(kept)
 
 
 def _size(value: Value) -> int:

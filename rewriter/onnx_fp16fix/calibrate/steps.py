@@ -7,7 +7,7 @@ Memory is then what plain inference needs, and one part; each node runs once, wh
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import onnx
@@ -124,3 +124,15 @@ def _size(size: int) -> str:
     )
     # rounded up, so that what is advised is enough
     return f"{math.ceil(10 * size / unit) / 10:.1f} {name}" if unit > 1 else counted(size, "byte")
+
+
+def needed_nodes(graph: onnx.GraphProto, wanted: Collection[str], results: Collection[str]) -> Iterator[int]:
+    """Indices of the nodes that the named tensors depend on, in order."""
+    pending = {*wanted, *results}
+    kept = []
+    for index in range(len(graph.node) - 1, -1, -1):
+        node = graph.node[index]
+        if any(name in pending for name in node.output if name):
+            kept.append(index)
+            pending.update(node_reads(node))
+    return reversed(kept)

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 __all__ = ["few_collections"]
 
-_YOUNG = 20_000
+_YOUNG = 100_000
 """Objects made between two collections: 700 by default, which costs a quarter of all time at 10,000 nodes."""
 
 

@@ -16,9 +16,10 @@ import numpy as np
 import onnx
 
 from onnx_fp16fix.calibrate.data import Dataset, Feed
+from onnx_fp16fix.calibrate.observer import Observer
 from onnx_fp16fix.calibrate.origin import inline
 from onnx_fp16fix.calibrate.ranges import tensor_key
-from onnx_fp16fix.calibrate.runner import Observer, Runner, Setting
+from onnx_fp16fix.calibrate.runner import Runner, Setting
 from onnx_fp16fix.calibrate.steps import Budget
 from onnx_fp16fix.model.model import ScopePath, subgraphs
 from onnx_fp16fix.progress import Progress
