@@ -51,3 +51,21 @@ def test_headroom_that_costs_a_mul_is_left():
     outcome = onnx_fp16fix.fix(proto, samples(0.2), rules=(), tensorrt="off")
     assert outcome.plan.inserted_muls == 0
     assert outcome.findings == []
+
+
+def test_headroom_is_asked_for_once_where_rules_make_the_plan_cheaper(monkeypatch):
+    from onnx_fp16fix.pipeline import planning
+
+    proto = model(
+        """g (float[3, 4] x) => (float[3, 4] y) <float most = {14.0}, float one = {1.0}> {
+            t = Tanh(x) m = Mul(t, most) e = Exp(m) a = Add(e, one) y = Log(a)
+        }"""
+    )
+    asked, roomy = [], planning.roomy
+    monkeypatch.setattr(planning, "roomy", lambda plan, *rest: asked.append(plan) or roomy(plan, *rest))
+    outcome = onnx_fp16fix.fix(proto, samples(3), tensorrt="off", verify=False)
+    assert any(rule.applied for rule in outcome.run.rules)
+    assert outcome.plan.fp32_nodes == []
+    assert len(asked) == 1
+    (finding,) = [entry for entry in outcome.findings if entry.tensor == "e"]  # of the model as it was
+    assert "reaches" in finding.message

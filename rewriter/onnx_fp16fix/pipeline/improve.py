@@ -33,7 +33,7 @@ def improve(run: Run, state: State, stage: RuleStage, wishes: Wishes) -> State:
     better = _rewritten(run, state, stage, wishes, costly)
     if better is not None:
         with run.progress.step("plan again"):
-            better = planned(better)
+            better = planned(better, headroom=False)
     if better is None or better.plan.cost >= state.plan.cost:
         stage.discard()
         return state

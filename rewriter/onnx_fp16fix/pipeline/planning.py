@@ -9,6 +9,7 @@ from dataclasses import replace
 from onnx_fp16fix.document import Finding
 from onnx_fp16fix.errors import Problem, UsageError
 from onnx_fp16fix.operators import flops
+from onnx_fp16fix.pipeline.findings import plan_findings
 from onnx_fp16fix.pipeline.headroom import roomy
 from onnx_fp16fix.pipeline.prepare import Run
 from onnx_fp16fix.pipeline.state import State, by_scope
@@ -16,12 +17,14 @@ from onnx_fp16fix.plan import Place, Plan, make_plan
 from onnx_fp16fix.plan.bodies import executions
 from onnx_fp16fix.wording import spelled
 
-__all__ = ["budget_findings", "planned", "settle"]
+__all__ = ["budget_findings", "planned", "planned_findings", "settle", "with_headroom"]
 
 
-def planned(state: State) -> State:
-    """The state with a plan of its own."""
-    return replace(state, plan=_without(state, _roomy(state, state.wished)))
+def planned(state: State, *, headroom: bool = True) -> State:
+    """The state with a plan of its own; ``headroom``: for near bounds as well, see ``with_headroom``."""
+    half = frozenset(state.half) - state.obeyed.keys()
+    plan = _roomy(state, state.wished) if headroom else _plan(state, state.wished, half)
+    return replace(state, plan=_without(state, plan))
 
 
 def settle(run: Run, state: State, *, force: bool) -> State:
@@ -36,7 +39,7 @@ def settle(run: Run, state: State, *, force: bool) -> State:
     kept = free.all_fp32()
     against = {place: kept[place] for place in state.half if place in kept}
     if not against:
-        return replace(state, plan=_roomy(state, state.wished, free))
+        return replace(state, plan=free)
     bad, label = _impossible(state, against), state.half_type.label
     if bad and not force:
         hint = f"leave it out, or obey at your own risk: {spelled('force', True)}"
@@ -65,7 +68,14 @@ def settle(run: Run, state: State, *, force: bool) -> State:
                 tensor=node.outputs[0].name,
             )
         )
-    return planned(replace(state, obeyed=bad))
+    return planned(replace(state, obeyed=bad), headroom=False)
+
+
+def with_headroom(state: State) -> State:
+    """The state with a plan that holds near bounds as well, where that costs nothing."""
+    if state.obeyed:
+        return planned(state)
+    return replace(state, plan=_roomy(state, state.wished, state.plan))
 
 
 def _over_budget(state: State, plan: Plan) -> Problem | None:
@@ -80,6 +90,18 @@ def _over_budget(state: State, plan: Plan) -> Problem | None:
     found = f"{asked}, but {spelled('max_fp32_flops')} allows {most:.1%} in FP32"
     hint = f"allow {math.ceil(1000 * total) / 10:g}%, or keep less; {spelled('force', True)} obeys the first"
     return Problem("USAGE-CONTRADICTION", found, hint=hint)
+
+
+def planned_findings(before: State, after: State) -> list[Finding]:
+    """What the plan answers: risks of the model as it was before rules rewrote it, and bounds that are held since."""
+    half = after.half_type
+    if after.model is before.model:
+        return plan_findings(after.view, after.plan, "fixed", half)
+    held = tuple(risk for risk in after.plan.risks if "bound" in risk.facts)
+    return [
+        *plan_findings(before.view, before.plan, "fixed", half),
+        *plan_findings(after.view, Plan(exponents=after.plan.exponents, risks=held), "fixed", half),
+    ]
 
 
 def budget_findings(state: State, keep: Collection[Place] = ()) -> list[Finding]:

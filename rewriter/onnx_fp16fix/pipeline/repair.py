@@ -25,11 +25,11 @@ from onnx_fp16fix.pipeline.channels import equalize_channels
 from onnx_fp16fix.pipeline.collector import few_collections
 from onnx_fp16fix.pipeline.conclude import TensorRTMode, conclude
 from onnx_fp16fix.pipeline.exact import broken_promises
-from onnx_fp16fix.pipeline.findings import nan_findings, plan_findings, resized_findings
+from onnx_fp16fix.pipeline.findings import nan_findings, resized_findings
 from onnx_fp16fix.pipeline.improve import improve, rescue
 from onnx_fp16fix.pipeline.lock import Step, find_lock
 from onnx_fp16fix.pipeline.opset import refuse_old_opset
-from onnx_fp16fix.pipeline.planning import budget_findings, planned, settle
+from onnx_fp16fix.pipeline.planning import budget_findings, planned, planned_findings, settle, with_headroom
 from onnx_fp16fix.pipeline.prepare import ModelSource, Run, calibrated, inline_functions
 from onnx_fp16fix.pipeline.replay import locked, replay
 from onnx_fp16fix.pipeline.rules import RuleStage, requests_to_plan, rule_loader
@@ -143,12 +143,14 @@ def fix(
     with progress.step("plan"):
         state = settle(run, state, force=force)
     left = {("/".join(place[0]), state.node(place).label) for place in state.obeyed}  # told already
-    planned_for = plan_findings(state.view, state.plan, "fixed", half)
-    findings = [finding for finding in planned_for if (finding.scope, finding.node) not in left]
-    state = improve(run, state, stage, wishes)
+    before, state = state, improve(run, state, stage, wishes)
     if rules is not None and (asked := stage.wishes(state.view, state.ranges)):
         with progress.step("plan again"):
-            state = planned(replace(state, wished={**asked, **state.wished}))
+            state = planned(replace(state, wished={**asked, **state.wished}), headroom=False)
+    with progress.step("headroom"):
+        state = with_headroom(state)
+    planned_for = planned_findings(before, state)
+    findings = [finding for finding in planned_for if (finding.scope, finding.node) not in left]
     run.document.findings += findings
     emitted = emit(run, state, precision, io)
     report, limit = None, usual_tolerance(half) if tolerance is None else tolerance
