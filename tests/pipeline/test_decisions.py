@@ -10,9 +10,9 @@ TEXT = """(float[8] x) => (float[n] y) {{
 FACTOR = {"factor": np.full(8, 1 + 2.0**-13)}  # makes what is a little larger than x, but not in FP16
 
 
-def run(made):
+def run(made, **wishes):
     feed = {"x": np.arange(1, 9, dtype=np.float32)}
-    return onnx_fp16fix.fix(model(TEXT.format(made=made), FACTOR), feed, rules=(), tensorrt="off")
+    return onnx_fp16fix.fix(model(TEXT.format(made=made), FACTOR), feed, rules=(), tensorrt="off", **wishes)
 
 
 def test_what_decides_too_closely_goes_to_fp32():
@@ -23,8 +23,18 @@ def test_what_decides_too_closely_goes_to_fp32():
     assert whys[0].startswith("what selects the elements of 'h' decides otherwise in simulated FP16")
 
 
-def test_what_was_rounded_long_before_is_told_and_is_no_overflow():
-    outcome = run("b = Mul(x, factor) c = Abs(b) d = Abs(c) e = Abs(d) a = Abs(e)")
+LONG = "b = Mul(x, factor) c = Abs(b) d = Abs(c) e = Abs(d) a = Abs(e)"
+
+
+def test_what_rounds_long_before_is_found_by_measurement():
+    outcome = run(LONG)
+    assert outcome.run.status == "ok"
+    assert set(outcome.plan.fp32_nodes) >= {"b", "c", "d", "e", "a", "more"}
+    assert "y" not in outcome.plan.fp32_nodes
+
+
+def test_what_must_be_rounded_before_is_told_and_is_no_overflow():
+    outcome = run(LONG, force_fp16="b")
     (decision,) = [entry for entry in outcome.findings if entry.name == "fp16-decision"]
     assert (decision.tensor, decision.status) == ("h", "left")
     assert "another size in simulated FP16" in decision.message

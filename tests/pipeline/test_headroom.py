@@ -7,6 +7,7 @@ import onnx_fp16fix
 from calibrate.small_models import model
 from onnx_fp16fix.calibrate import open_data
 from onnx_fp16fix.simulate import compare_simulated
+from onnx_text import model as with_weights
 
 WEIGHT = "float[4, 2] w = {0.01, -0.02, 0.005, 0.01, 0.02, -0.01, 0.002, 0.03}"
 AREA = "s = Sigmoid(x) side = Mul(s, most) area = Mul(side, side)"
@@ -69,3 +70,16 @@ def test_headroom_is_asked_for_once_where_rules_make_the_plan_cheaper(monkeypatc
     assert len(asked) == 1
     (finding,) = [entry for entry in outcome.findings if entry.tensor == "e"]  # of the model as it was
     assert "reaches" in finding.message
+
+
+def test_what_is_scaled_anyway_has_room_for_much_more():
+    text = "(float[4,8] x) => (float[4,2] y) { h = MatMul(x, big) r = Relu(h) y = MatMul(r, small) }"
+    rng = np.random.default_rng(0)
+    weights = {"big": rng.standard_normal((8, 8)) * 3e4, "small": rng.standard_normal((8, 2)) * 1e-5}
+    proto = with_weights(text, weights)
+    x = rng.standard_normal((4, 8)).astype(np.float32)
+    outcome = onnx_fp16fix.fix(proto, {"x": x}, rules=(), tensorrt="off")
+    assert error(proto, outcome.model, [{"x": 20 * x}]) < 5e-3
+    assert outcome.plan.inserted_muls == 0
+    (finding,) = {entry.facts["absmax"] for entry in outcome.findings if entry.tensor == "h"}
+    assert finding == pytest.approx(np.abs(x @ weights["big"]).max(), rel=1e-5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Literal
@@ -84,6 +85,8 @@ def mend_measured(
     """
     with run.progress.step("rounding floor"):
         floor = rounding_floor(run.model, run.dataset, state.half_type.bits)
+    if math.isinf(floor):  # other elements are selected: that is no matter of how exact they are
+        floor = 0.0
     limit, products = max(tolerance, floor), floor <= tolerance and state.max_fp32_flops is None
     fp32 = measured_islands(run, state, emitted, _ROOM * tolerance, limit, products=products)
     return None if fp32 is None else _tried(run, state, fp32, precision, io, max(limit, _WORTHWHILE * error))

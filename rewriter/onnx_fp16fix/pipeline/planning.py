@@ -6,11 +6,12 @@ import math
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 
+from onnx_fp16fix.calibrate import RangeTable
 from onnx_fp16fix.document import Finding
 from onnx_fp16fix.errors import Problem, UsageError
 from onnx_fp16fix.operators import flops
 from onnx_fp16fix.pipeline.findings import plan_findings
-from onnx_fp16fix.pipeline.headroom import roomy
+from onnx_fp16fix.pipeline.headroom import roomy, spacious
 from onnx_fp16fix.pipeline.prepare import Run
 from onnx_fp16fix.pipeline.state import State, by_scope
 from onnx_fp16fix.plan import Place, Plan, make_plan
@@ -126,14 +127,24 @@ def budget_findings(state: State, keep: Collection[Place] = ()) -> list[Finding]
 def _roomy(state: State, fp32: Mapping[Place, str], plan: Plan | None = None) -> Plan:
     """The plan (made here if it is not given), with headroom where that costs nothing."""
     half = frozenset(state.half) - state.obeyed.keys()
-    return roomy(
+
+    def again(ranges: RangeTable) -> Plan:
+        return _plan(replace(state, ranges=ranges), fp32, half)
+
+    held = roomy(
         plan or _plan(state, fp32, half),
         state.ranges,
         lambda: state.analysis.bounds(state.view),
-        lambda ranges: _plan(replace(state, ranges=ranges), fp32, half),
+        again,
         state.margin,
         state.half_type,
     )
+    if state.analysis.cramped is state.model:
+        return held
+    found = spacious(held, state.ranges, again, state.half_type)
+    if found is held:
+        state.analysis.cramped = state.model
+    return found
 
 
 def _plan(state: State, fp32: Mapping[Place, str], half: frozenset[Place]) -> Plan:
