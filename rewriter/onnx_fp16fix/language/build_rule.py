@@ -17,7 +17,7 @@ from onnx_fp16fix.language.guard import NOTHING
 from onnx_fp16fix.language.operations import closest
 from onnx_fp16fix.language.parse import parse_expression, parse_suite
 from onnx_fp16fix.language.pattern import Pattern, Roots
-from onnx_fp16fix.language.registry import ModelAction, find_action
+from onnx_fp16fix.language.registry import find_action, is_for_model
 from onnx_fp16fix.language.rule import EQUAL, OpsetRange, Rule, Variable
 from onnx_fp16fix.language.yaml_source import Branch, Scalar, Tree
 
@@ -119,7 +119,7 @@ class _Builder:
         """Whether the rule's action finds its nodes itself."""
         action = self.fields.tree("action")
         name = action.get("name") if isinstance(action, Branch) else None
-        return isinstance(name, Scalar) and isinstance(find_action(name.text), ModelAction)
+        return isinstance(name, Scalar) and is_for_model(find_action(name.text))
 
     def needless(self) -> None:
         """Nothing but the action decides in a rule for the whole model."""

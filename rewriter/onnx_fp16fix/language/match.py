@@ -33,7 +33,7 @@ from onnx_fp16fix.language.pattern import (
 from onnx_fp16fix.language.roots import root_slot
 from onnx_fp16fix.language.rule import Variable
 from onnx_fp16fix.language.same import same_value
-from onnx_fp16fix.language.sketch import SketchBook, Sketches
+from onnx_fp16fix.language.sketches import SketchBook, Sketches
 from onnx_fp16fix.language.terms import Term, Weight
 from onnx_fp16fix.language.trace import Trace
 

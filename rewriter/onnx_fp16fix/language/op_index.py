@@ -14,7 +14,8 @@ from onnx_fp16fix.language.combine import TREE_DEPTH
 from onnx_fp16fix.language.pattern import Combination, Either, Inner, Operation, Pattern, Roots
 from onnx_fp16fix.language.roots import needed_ops, root_ops, root_slot, start_ops
 from onnx_fp16fix.language.rule import Variable
-from onnx_fp16fix.language.sketch import Sketch, Sketches
+from onnx_fp16fix.language.sketch import Sketch
+from onnx_fp16fix.language.sketches import Sketches
 from onnx_fp16fix.language.spellings import SPLITS
 from onnx_fp16fix.language.terms import Term
 

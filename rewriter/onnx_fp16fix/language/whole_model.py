@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from onnx_fp16fix.graph import GraphView
-from onnx_fp16fix.language.registry import Call, ModelAction, ModelSite, find_action
+from onnx_fp16fix.language.registry import Call, ModelSite, find_action, is_for_model
 from onnx_fp16fix.language.request import PlanRequest
 from onnx_fp16fix.language.rule import Rule
 from onnx_fp16fix.language.run import MatchRecord
@@ -16,7 +16,7 @@ def ask_for_model(rule: Rule, view: GraphView) -> tuple[PlanRequest, MatchRecord
     called = rule.variants[0].action
     assert called is not None
     action = find_action(called.name)
-    assert isinstance(action, ModelAction)  # the loader lets no other one do without a pattern
+    assert is_for_model(action)  # the loader lets no other one do without a pattern
     site = ModelSite(rule.id, rule.place, view)
     request = action.request_model(site, Call(called.parameters, called.expressions))
     named = [(path, view.scopes[path].nodes[index]) for path, index in request.fp32_nodes]

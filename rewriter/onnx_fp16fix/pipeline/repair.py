@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from onnx_fp16fix.calibrate import Source
+from onnx_fp16fix.collector import few_collections
 from onnx_fp16fix.errors import Problem, UsageError
 from onnx_fp16fix.graph import build_view
 from onnx_fp16fix.language import DEFAULT_ALLOWED
@@ -22,7 +23,6 @@ from onnx_fp16fix.pipeline.accuracy import (
 )
 from onnx_fp16fix.pipeline.arguments import check_arguments
 from onnx_fp16fix.pipeline.channels import equalize_channels
-from onnx_fp16fix.pipeline.collector import few_collections
 from onnx_fp16fix.pipeline.conclude import TensorRTMode, conclude
 from onnx_fp16fix.pipeline.exact import broken_promises
 from onnx_fp16fix.pipeline.findings import nan_findings, resized_findings
