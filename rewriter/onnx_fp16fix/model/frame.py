@@ -12,7 +12,7 @@ from onnx_fp16fix.model.model import GraphLike, Model, Scope, ScopePath, subgrap
 if TYPE_CHECKING:
     from onnx_fp16fix.model.patch import Patch
 
-__all__ = ["check_frame"]
+__all__ = ["check_frame", "is_inside"]
 
 
 def check_frame(before: onnx.ModelProto, after: onnx.ModelProto, patches: Mapping[ScopePath, Patch]) -> None:
@@ -79,7 +79,7 @@ def _kept(
 
 def _check_scope(scope: Scope, graph: GraphLike, patches: Mapping[ScopePath, Patch]) -> None:
     patch = patches.get(scope.path)
-    inner = {int(path[len(scope.path)].split(":")[0]) for path in patches if _is_inside(path, scope.path)}
+    inner = {int(path[len(scope.path)].split(":")[0]) for path in patches if is_inside(path, scope.path)}
     for index, old, new in _kept(scope, graph, patch):
         rewired = patch is not None and index in patch.rewired
         if index in inner or rewired:
@@ -123,7 +123,8 @@ def _check_border(before: GraphLike, after: GraphLike, edited: set[str]) -> None
             raise AssertionError("frame check: an input or output changed")
 
 
-def _is_inside(path: ScopePath, scope: ScopePath) -> bool:
+def is_inside(path: ScopePath, scope: ScopePath) -> bool:
+    """Whether the first scope is a body in the second one, at any depth."""
     return (
         len(path) > len(scope)
         and path[: len(scope)] == scope

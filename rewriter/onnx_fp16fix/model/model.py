@@ -58,9 +58,9 @@ class Model:
     def is_inside(self, tensor: onnx.TensorProto) -> bool:
         """Whether a tensor whose bytes lie elsewhere for now belongs inside the file that the model is saved to: one
         that was made, or one left in the .onnx file that the model was read from."""
-        location = next((entry.value for entry in tensor.external_data if entry.key == "location"), "")
         if tensor.data_location != onnx.TensorProto.EXTERNAL:
             return True
+        location = next((entry.value for entry in tensor.external_data if entry.key == "location"), "")
         return Path(location) in OWN_FILES or (self.path is not None and location == self.path.name)
 
     def scopes(self) -> Iterator[Scope]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import onnx
 
-from onnx_fp16fix.model.frame import check_frame
+from onnx_fp16fix.model.frame import check_frame, is_inside
 from onnx_fp16fix.model.model import GraphLike, Model, ScopePath
 
 __all__ = ["Patch", "apply_patches"]
@@ -82,7 +82,7 @@ def apply_patches(model: Model, patches: Iterable[Patch]) -> Model:
     proto.CopyFrom(model.proto)
     # innermost first: the path of a body counts the nodes of its parent before the parent is edited
     for path in sorted(by_scope, key=len, reverse=True):
-        _rebuild(_find(proto, path), by_scope[path])
+        _rebuild(_find(proto, path), _find(model.proto, path), by_scope[path], _edited_inside(path, by_scope))
     check_frame(model.proto, proto, by_scope)
     return model.with_proto(proto)
 
@@ -113,19 +113,27 @@ def _find(proto: onnx.ModelProto, path: ScopePath) -> GraphLike:
     return graph
 
 
-def _rebuild(graph: GraphLike, patch: Patch) -> None:
+def _edited_inside(path: ScopePath, patches: Iterable[ScopePath]) -> set[int]:
+    """Nodes of a scope in whose bodies something is edited."""
+    return {int(other[len(path)].split(":")[0]) for other in patches if is_inside(other, path)}
+
+
+def _rebuild(graph: GraphLike, before: GraphLike, patch: Patch, edited_inside: Collection[int]) -> None:
+    """``before`` is the graph in the old model, which still holds what is kept while this one is cleared."""
     nodes: list[onnx.NodeProto] = []
-    for index, node in enumerate(graph.node):
+    for index, node in enumerate(before.node):
         nodes += patch.inserted.get(index, ())
-        if index in patch.rewired:
-            node.input[:], node.output[:] = patch.rewired[index]
-        if index not in patch.removed:
-            nodes.append(patch.replaced.get(index, node))
-    nodes += patch.inserted.get(len(graph.node), ())
-    # copies first: clearing the field frees what the list refers to
-    copies = [_copy(node) for node in nodes]
+        if index in patch.removed:
+            continue
+        kept = node
+        if index in edited_inside or index in patch.rewired:
+            kept = _copy(graph.node[index])
+            if index in patch.rewired:
+                kept.input[:], kept.output[:] = patch.rewired[index]
+        nodes.append(patch.replaced.get(index, kept))
+    nodes += patch.inserted.get(len(before.node), ())
     del graph.node[:]
-    graph.node.extend(copies)
+    graph.node.extend(nodes)
     if isinstance(graph, onnx.GraphProto):
         _rebuild_initializers(graph, patch)
         for info in (*graph.input, *graph.output):
