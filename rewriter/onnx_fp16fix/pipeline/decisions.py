@@ -3,14 +3,19 @@ each tensor that gives up bits, and what enters or leaves a body in FP32."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence, Set
+
 from onnx_fp16fix.calibrate.ranges import tensor_key
 from onnx_fp16fix.document import Finding, PlanEntry
-from onnx_fp16fix.graph import GraphView, ScopeView
+from onnx_fp16fix.graph import GraphView, ScopeView, ViewNode
 from onnx_fp16fix.half import FloatType
 from onnx_fp16fix.pipeline.places import place_of
 from onnx_fp16fix.plan import Plan
 
 __all__ = ["decision_findings", "plan_entry"]
+
+_NAMED = 8
+"""Nodes that a message names."""
 
 
 def plan_entry(view: GraphView, plan: Plan, inserted_muls: int, casts: int = 0) -> PlanEntry:
@@ -29,16 +34,28 @@ def plan_entry(view: GraphView, plan: Plan, inserted_muls: int, casts: int = 0) 
     )
 
 
-def decision_findings(view: GraphView, plan: Plan, half: FloatType) -> list[Finding]:
-    """One finding per Mul, per tensor whose typical values become subnormal, and per reason for FP32 at the border of
-    a body."""
+def decision_findings(
+    view: GraphView, plan: Plan, half: FloatType, known: Iterable[Finding] = ()
+) -> list[Finding]:
+    """One finding per Mul, per tensor whose typical values become subnormal, per reason for FP32 at the border of a
+    body, and per reason for nodes that stay in FP32. ``known``: what has been said of such nodes."""
+    said = {(finding.scope, finding.node) for finding in known if "stays in FP32" in finding.message}
     return [
-        finding for path, part in plan.scopes() for finding in _scope_findings(view.scopes[path], part, half)
+        finding
+        for path, part in plan.scopes()
+        for finding in _scope_findings(view.scopes[path], part, half, said)
     ]
 
 
-def _scope_findings(scope: ScopeView, plan: Plan, half: FloatType) -> list[Finding]:
+def _scope_findings(
+    scope: ScopeView, plan: Plan, half: FloatType, said: Set[tuple[str, str | None]]
+) -> list[Finding]:
     findings, where = [], place_of(scope)
+    groups: dict[str, list[ViewNode]] = {}
+    for index, why in plan.fp32.items():
+        if (where, scope.nodes[index].label) not in said:
+            groups.setdefault(why, []).append(scope.nodes[index])
+    findings += [_kept(nodes, why, where, half) for why, nodes in groups.items()]
     for (index, position), shift in sorted(plan.muls.items()):
         node = scope.nodes[index]
         why = plan.muls_why[index, position]
@@ -84,3 +101,22 @@ def _scope_findings(scope: ScopeView, plan: Plan, half: FloatType) -> list[Findi
             )
         )
     return findings
+
+
+def _kept(nodes: Sequence[ViewNode], why: str, where: str, half: FloatType) -> Finding:
+    """Nodes that stay in FP32 for one reason."""
+    what = f"{nodes[0].op} stays"
+    if len(nodes) > 1:
+        more = f" and {len(nodes) - _NAMED} more" if len(nodes) > _NAMED else ""
+        what = f"{len(nodes)} nodes stay"
+        why = f"{', '.join(node.label for node in nodes[:_NAMED])}{more}: {why}"
+    return Finding(
+        name=f"{half.name}-kept-fp32",
+        kind="structure",
+        severity="info",
+        status="fixed",
+        message=f"{what} in FP32: {why}",
+        scope=where,
+        node=nodes[0].label,
+        facts={"nodes": len(nodes)},
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import onnx
 
@@ -13,26 +14,41 @@ from onnx_fp16fix.document import Edit, Finding, FindingKind, FindingStatus
 from onnx_fp16fix.emit import Converted
 from onnx_fp16fix.graph import GraphView, ScopeView, in_order
 from onnx_fp16fix.half import FP16, FloatType
+from onnx_fp16fix.model import ScopePath
 from onnx_fp16fix.pipeline.places import place_of
 from onnx_fp16fix.plan import Plan, Risk
 from onnx_fp16fix.simulate import SimulationReport, matching_bodies
 from onnx_fp16fix.wording import counted
 
-__all__ = ["constant_findings", "left_findings", "nan_findings", "plan_findings", "resized_findings"]
+__all__ = [
+    "constant_findings",
+    "left_findings",
+    "nan_findings",
+    "plan_findings",
+    "plan_remedy",
+    "resized_findings",
+]
 
 
 def plan_findings(
-    view: GraphView, plan: Plan, status: FindingStatus, half: FloatType = FP16
+    view: GraphView,
+    plan: Plan,
+    status: FindingStatus,
+    half: FloatType = FP16,
+    remedy: Callable[[ScopePath, Risk], str] | None = None,
 ) -> list[Finding]:
-    """One finding per tensor at risk, with what the plan does about it."""
-    return [
-        finding
-        for path, part in plan.scopes()
-        for finding in _scope_findings(view.scopes[path], part, status, half)
-    ]
+    """One finding per tensor at risk, with what the plan does about it, or what ``remedy`` says is done."""
+    found = []
+    for path, part in plan.scopes():
+        scope = view.scopes[path]
+        answer = partial(plan_remedy, scope, part, half=half) if remedy is None else partial(remedy, path)
+        found += _scope_findings(scope, part, status, half, answer)
+    return found
 
 
-def _scope_findings(scope: ScopeView, plan: Plan, status: FindingStatus, half: FloatType) -> list[Finding]:
+def _scope_findings(
+    scope: ScopeView, plan: Plan, status: FindingStatus, half: FloatType, answer: Callable[[Risk], str]
+) -> list[Finding]:
     seen: set[tuple[str, str]] = set()
     findings = []
     for risk in plan.risks:
@@ -46,7 +62,7 @@ def _scope_findings(scope: ScopeView, plan: Plan, status: FindingStatus, half: F
                 kind=risk.kind,
                 severity="error" if risk.kind == "overflow" else "warning",
                 status=status,
-                message=f"{risk.message}: {_remedy(scope, plan, risk, half)}",
+                message=f"{risk.message}: {answer(risk)}",
                 scope=place_of(scope),
                 node=node.label,
                 tensor=risk.tensor,
@@ -57,7 +73,8 @@ def _scope_findings(scope: ScopeView, plan: Plan, status: FindingStatus, half: F
     return findings
 
 
-def _remedy(scope: ScopeView, plan: Plan, risk: Risk, half: FloatType) -> str:
+def plan_remedy(scope: ScopeView, plan: Plan, risk: Risk, half: FloatType) -> str:
+    """What a plan of the scope does about a risk, in words."""
     node = scope.nodes[risk.node]
     if any((risk.node, slot) in plan.raised for slot, t in enumerate(node.inputs) if t.name == risk.tensor):
         return f"raised to {half.label}'s smallest value"

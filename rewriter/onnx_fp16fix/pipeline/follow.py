@@ -10,15 +10,15 @@ from onnx_fp16fix.model import ScopePath
 from onnx_fp16fix.pipeline.state import State
 from onnx_fp16fix.plan import Place
 
-__all__ = ["follow"]
+__all__ = ["follow", "node_names"]
 
 
 def follow(before: State, after: State) -> State | None:
     """The wishes at the places of their nodes in a rewritten model; None where one of the nodes is gone."""
     if not (before.wished or before.half):
         return after
-    places = {name: place for place, name in _names(after.view).items()}
-    names = _names(before.view)
+    places = {name: place for place, name in node_names(after.view).items()}
+    names = node_names(before.view)
 
     def moved(wishes: Mapping[Place, str]) -> dict[Place, str]:
         return {places[names[place]]: why for place, why in wishes.items()}
@@ -31,7 +31,7 @@ def follow(before: State, after: State) -> State | None:
         return None
 
 
-def _names(view: GraphView) -> dict[Place, tuple[str, ...]]:
+def node_names(view: GraphView) -> dict[Place, tuple[str, ...]]:
     """Each node by its first output, after those of the nodes around it and which of their bodies it is in."""
     around: dict[ScopePath, tuple[str, ...]] = {(): ()}
     found: dict[Place, tuple[str, ...]] = {}

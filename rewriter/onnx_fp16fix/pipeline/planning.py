@@ -10,7 +10,6 @@ from onnx_fp16fix.calibrate import RangeTable
 from onnx_fp16fix.document import Finding
 from onnx_fp16fix.errors import Problem, UsageError
 from onnx_fp16fix.operators import flops
-from onnx_fp16fix.pipeline.findings import plan_findings
 from onnx_fp16fix.pipeline.headroom import roomy, spacious
 from onnx_fp16fix.pipeline.prepare import Run
 from onnx_fp16fix.pipeline.state import State, by_scope
@@ -18,7 +17,7 @@ from onnx_fp16fix.plan import Place, Plan, make_plan
 from onnx_fp16fix.plan.bodies import executions
 from onnx_fp16fix.wording import spelled
 
-__all__ = ["budget_findings", "planned", "planned_findings", "settle", "with_headroom"]
+__all__ = ["budget_findings", "planned", "settle", "with_headroom"]
 
 
 def planned(state: State, *, headroom: bool = True) -> State:
@@ -91,18 +90,6 @@ def _over_budget(state: State, plan: Plan) -> Problem | None:
     found = f"{asked}, but {spelled('max_fp32_flops')} allows {most:.1%} in FP32"
     hint = f"allow {math.ceil(1000 * total) / 10:g}%, or keep less; {spelled('force', True)} obeys the first"
     return Problem("USAGE-CONTRADICTION", found, hint=hint)
-
-
-def planned_findings(before: State, after: State) -> list[Finding]:
-    """What the plan answers: risks of the model as it was before rules rewrote it, and bounds that are held since."""
-    half = after.half_type
-    if after.model is before.model:
-        return plan_findings(after.view, after.plan, "fixed", half)
-    held = tuple(risk for risk in after.plan.risks if "bound" in risk.facts)
-    return [
-        *plan_findings(before.view, before.plan, "fixed", half),
-        *plan_findings(after.view, Plan(exponents=after.plan.exponents, risks=held), "fixed", half),
-    ]
 
 
 def budget_findings(state: State, keep: Collection[Place] = ()) -> list[Finding]:

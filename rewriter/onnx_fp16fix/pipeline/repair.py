@@ -21,6 +21,7 @@ from onnx_fp16fix.pipeline.accuracy import (
     mend_measured,
     simulate,
 )
+from onnx_fp16fix.pipeline.answers import planned_findings
 from onnx_fp16fix.pipeline.arguments import check_arguments
 from onnx_fp16fix.pipeline.channels import equalize_channels
 from onnx_fp16fix.pipeline.conclude import TensorRTMode, conclude
@@ -29,7 +30,7 @@ from onnx_fp16fix.pipeline.findings import nan_findings, resized_findings
 from onnx_fp16fix.pipeline.improve import improve, rescue
 from onnx_fp16fix.pipeline.lock import Step, find_lock
 from onnx_fp16fix.pipeline.opset import refuse_old_opset
-from onnx_fp16fix.pipeline.planning import budget_findings, planned, planned_findings, settle, with_headroom
+from onnx_fp16fix.pipeline.planning import budget_findings, planned, settle, with_headroom
 from onnx_fp16fix.pipeline.prepare import ModelSource, Run, calibrated, inline_functions
 from onnx_fp16fix.pipeline.replay import locked, replay
 from onnx_fp16fix.pipeline.rules import RuleStage, requests_to_plan, rule_loader
@@ -143,15 +144,13 @@ def fix(
     with progress.step("plan"):
         state = settle(run, state, force=force)
     left = {("/".join(place[0]), state.node(place).label) for place in state.obeyed}  # told already
-    before, state = state, improve(run, state, stage, wishes)
+    first, told = state, len(run.document.findings)
+    state = improve(run, state, stage, wishes)
     if rules is not None and (asked := stage.wishes(state.view, state.ranges)):
         with progress.step("plan again"):
             state = planned(replace(state, wished={**asked, **state.wished}), headroom=False)
     with progress.step("headroom"):
-        state = with_headroom(state)
-    planned_for = planned_findings(before, state)
-    findings = [finding for finding in planned_for if (finding.scope, finding.node) not in left]
-    run.document.findings += findings
+        state = second = with_headroom(state)
     emitted = emit(run, state, precision, io)
     report, limit = None, usual_tolerance(half) if tolerance is None else tolerance
     if verify and precision != "fp32":
@@ -173,6 +172,8 @@ def fix(
             run.document.findings += resized_findings(report, half)
         if tolerance is None and limit < report.output_rel_l2 < math.inf:
             limit = admit_floor(run, half, report.output_rel_l2, limit)
+    at_risk = planned_findings(first, second, state, stage.findings())
+    run.document.findings[told:told] = [risk for risk in at_risk if (risk.scope, risk.node) not in left]
     run.document.findings += [*stage.findings(), *budget_findings(state, targets.keep)]
     run.document.rules = stage.entries()
     for text in stage.assumptions():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Set
 
+import onnx
 import onnx_graphsurgeon as gs
 from onnx import TensorProto
 
@@ -54,10 +55,14 @@ def kept_whole(facts: Facts, fp32: Mapping[tuple[ScopePath, int], str]) -> str |
     if (why := fp32.get((scope.parent.path, around.index))) is not None:
         return why
     if any(name not in scope.tensors for name in scope.outputs):
-        return "it hands out a value of the graph around it"
+        return "the body hands out a value of the graph around it"
     makes = any(facts.is_float(tensor) and not facts.is_constant(tensor) for tensor in _made(scope))
     if makes and not executions(facts):
-        return "it did not run in calibration, so its ranges are not known"
+        graph = scope.graph
+        infos = (*graph.input, *graph.output) if isinstance(graph, onnx.GraphProto) else ()
+        if any(info.type.WhichOneof("value") not in (None, "tensor_type") for info in infos):
+            return "the body carries what is no tensor, so its ranges are not known"
+        return "the body did not run in calibration, so its ranges are not known"
     return None
 
 
