@@ -130,7 +130,7 @@ def test_ops_that_the_opset_has_no_bf16_form_of_are_named() -> None:
 def test_what_cannot_be_bf16_is_refused() -> None:
     with pytest.raises(UsageError, match="BF16 begins with opset 13"):
         fixed(model(CHAIN, WEIGHTS, opset=12), {"x": X})
-    with pytest.raises(UsageError, match="with precision 'bf16' it can be 'fp32', 'bf16'"):
+    with pytest.raises(UsageError, match="with precision 'bf16' it can be 'fp32' or 'bf16'"):
         fixed(model(CHAIN, WEIGHTS), {"x": X}, io="fp16")
 
 
