@@ -49,7 +49,8 @@ def test_blocks_cost_what_the_whole_costs(monkeypatch: pytest.MonkeyPatch, linke
     assert apart is not None
     assert _price(made, apart) == pytest.approx(_price(made, whole))
     sums = np.zeros(len(made._row_lower))
-    np.add.at(sums, made._rows, np.asarray(made._values) * apart[made._columns])
+    rows = np.repeat(np.arange(len(sums)), made._lengths)
+    np.add.at(sums, rows, np.asarray(made._values) * apart[made._columns])
     assert (sums >= np.asarray(made._row_lower) - 1e-6).all()
     assert (sums <= np.asarray(made._row_upper) + 1e-6).all()
 

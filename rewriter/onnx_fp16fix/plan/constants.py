@@ -12,8 +12,9 @@ from onnx_fp16fix.calibrate.ranges import TensorRange
 
 __all__ = ["constant_range"]
 
-_BLOCK = 1 << 22
-"""Elements of a constant looked at in one go, so that mapped weights pass through memory block by block."""
+_BLOCK = 1 << 18
+"""Elements of a constant looked at in one go: they stay in the cache between passes (a third of the time of 4 Mi), and
+mapped weights pass through memory block by block."""
 
 
 def constant_range(values: npt.NDArray[Any] | None) -> TensorRange:

@@ -187,6 +187,11 @@ class Facts:
             found = self._tensors[id(tensor)] = TensorView(tensor, self)
         return found
 
+    def touching(self, key: int) -> frozenset[int]:
+        """Nodes that make or read the tensor of this identity, if its view was asked for."""
+        view = self._tensors.get(key)
+        return frozenset() if view is None else view.nodes
+
     def is_float(self, tensor: gs.Tensor) -> bool:
         """Whether it is an FP32 tensor: only those are planned."""
         found = self._float.get(id(tensor))

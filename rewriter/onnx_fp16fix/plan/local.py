@@ -59,10 +59,12 @@ def _parts(problem: Problem, scaling: Scaling) -> list[frozenset[int]]:
 
     def around(places: tuple[frozenset[int], frozenset[int]]) -> set[int]:
         tensors, nodes = places
-        chosen = {i for i in problem.nodes if any(e.value.key in tensors for e in views[i].edges.values())}
-        chosen |= nodes
+        touching = (problem.facts.touching(key) for key in tensors)
+        chosen = set(problem.nodes & frozenset().union(*touching)) | nodes
+        new = set(chosen)
         for _ in range(_RIM):
-            chosen |= {other for index in tuple(chosen) for other in neighbours(views[index])}
+            new = set[int]().union(*(neighbours(views[index]) for index in new)) - chosen
+            chosen |= new
         return chosen & problem.nodes
 
     left = around(scaling.tied)

@@ -38,7 +38,8 @@ class Program:
     upper: list[float] = field(default_factory=list)
     integer: list[bool] = field(default_factory=list)
     cost: list[float] = field(default_factory=list)
-    _rows: list[int] = field(default_factory=list)
+    _lengths: list[int] = field(default_factory=list)
+    """Terms of each row."""
     _columns: list[int] = field(default_factory=list)
     _values: list[float] = field(default_factory=list)
     _row_lower: list[float] = field(default_factory=list)
@@ -63,23 +64,22 @@ class Program:
 
     def row(self, terms: Terms, lower: float = -math.inf, upper: float = math.inf) -> None:
         """Add lower <= terms <= upper; rows that the variables' bounds imply are left out."""
-        constant = terms.get(self.ONE, 0.0)
-        smallest = largest = constant
+        constant = terms.get(self.ONE)
+        if constant is not None:
+            terms = {variable: value for variable, value in terms.items() if variable != self.ONE}
+            lower, upper = lower - constant, upper - constant
+        smallest = largest = 0.0
         for variable, value in terms.items():
-            if variable != self.ONE:
-                least, most = value * self.lower[variable], value * self.upper[variable]
-                smallest += least if value > 0 else most
-                largest += most if value > 0 else least
+            least, most = value * self.lower[variable], value * self.upper[variable]
+            smallest += least if value > 0 else most
+            largest += most if value > 0 else least
         if smallest >= lower and largest <= upper:
             return
-        pairs = [(variable, value) for variable, value in terms.items() if variable != self.ONE and value]
-        number = len(self._row_lower)
-        for index, value in pairs:
-            self._rows.append(number)
-            self._columns.append(index)
-            self._values.append(value)
-        self._row_lower.append(lower - constant)
-        self._row_upper.append(upper - constant)
+        self._columns += terms
+        self._values += terms.values()
+        self._lengths.append(len(terms))
+        self._row_lower.append(lower)
+        self._row_upper.append(upper)
 
     def variables(
         self,
@@ -110,7 +110,7 @@ class Program:
         largest = np.bincount(rows, weights * np.where(weights > 0, most, least))
         kept = (smallest < lower) | (largest > upper)  # the others are implied
         terms = kept[rows]
-        self._rows += (np.cumsum(kept)[rows[terms]] - 1 + len(self._row_lower)).tolist()
+        self._lengths += np.bincount(rows)[kept].tolist()
         self._columns += columns[terms].tolist()
         self._values += weights[terms].astype(np.float64).tolist()
         self._row_lower += [lower] * int(kept.sum())
@@ -124,14 +124,16 @@ class Program:
         """
         seconds = 10 + len(self.cost) / 40_000 if time_limit is None else time_limit
         ends = time.monotonic() + seconds
+        values = np.asarray(self._values, np.float64)
+        filled = values != 0
         arrays = Arrays(
             np.asarray(self.lower, np.float64),
             np.asarray(self.upper, np.float64),
             np.asarray(self.integer, np.bool_),
             np.asarray(self.cost, np.float64),
-            np.asarray(self._rows, np.int64),
-            np.asarray(self._columns, np.int64),
-            np.asarray(self._values, np.float64),
+            np.repeat(np.arange(len(self._lengths)), self._lengths)[filled],
+            np.asarray(self._columns, np.int64)[filled],
+            values[filled],
             np.asarray(self._row_lower, np.float64),
             np.asarray(self._row_upper, np.float64),
         )
