@@ -1,12 +1,14 @@
 """How long all shipped rules take on graphs of any size: CPU seconds of matching, and where they go.
 
-python -m benchmarks.rules [transformer|cnn|sums|products|quotients ...] [NODES ...]
+python -m benchmarks.rules [transformer|cnn|unlike|sums|products|quotients ...] [NODES ...]
 
-``sums``, ``products`` and ``quotients`` are chains that no model has: each node is an operand of many others' formulas.
+Nothing repeats in ``unlike``. ``sums``, ``products`` and ``quotients`` are chains that no model has: each node is an
+operand of many others' formulas.
 """
 
 from __future__ import annotations
 
+import random
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -121,6 +123,25 @@ def chain(*ops: str) -> Callable[[int], onnx.ModelProto]:
     return build
 
 
+def unlike(nodes: int) -> onnx.ModelProto:
+    """Nodes at random, each reading some of the last twenty: nothing repeats."""
+    g, pick = _Writer(), random.Random(1)
+    near = ["x"] * 20
+    while len(g.nodes) < nodes:
+        op = pick.choice(
+            ("Mul", "Mul", "Add", "Add", "Sub", "Div", "Sqrt", "Pow", "ReduceMean", "Softmax", "Erf", "Exp")
+        )
+        inputs, attributes = [pick.choice(near)], dict[str, object]()
+        if op in ("Mul", "Add", "Sub", "Div"):
+            inputs.append(pick.choice(near) if pick.random() < 0.6 else g.number(round(pick.random(), 2)))
+        elif op == "Pow":
+            inputs.append(g.number(2.0))
+        elif op in ("ReduceMean", "Softmax"):
+            attributes = {"axes": [-1]} if op == "ReduceMean" else {"axis": -1}
+        near = [*near[1:], g.op(op, *inputs, **attributes)]
+    return _model(g, near[-1], [1, ROWS, WIDTH])
+
+
 def _model(g: _Writer, output: str, shape: list[int]) -> onnx.ModelProto:
     x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in ("x", output))
     graph = helper.make_graph(g.nodes, "benchmark", [x], [y], list(g.constants.values()))
@@ -132,6 +153,7 @@ GRAPHS: dict[str, Callable[[int], onnx.ModelProto]] = {
     "cnn": cnn,
     "sums": chain("Add", "Sub", "Add"),
     "products": chain("Mul", "Div", "Mul"),
+    "unlike": unlike,
     "quotients": chain("Div", "Neg", "Sub", "Sqrt", "Mul", "Add"),
 }
 

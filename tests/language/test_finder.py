@@ -10,7 +10,7 @@ import onnx
 import pytest
 from onnx import helper
 
-from language._models import absmax, graph_model, load_text, rule_text, view
+from language._models import absmax, graph_model, load_text, patched, rule_text, view
 from onnx_fp16fix.language import Rule, RuleRun, apply_rules, finder, load_rules
 
 
@@ -207,3 +207,49 @@ def test_what_lies_far_above_counts_as_far_as_the_pattern_reaches(op, number, ph
     rule = load_text(rule_text(pattern, "action: {name: rescale}", vars="{c: const scalar}"), tmp_path)
     records = apply_rules(view(model), rule, None).records
     assert [record.node for record in records] == [f"v{block}_9" for block in range(80) if block % 2 != phase]
+
+
+EDITS = {
+    "further inputs": (
+        "Tanh(Concat(x, *rest, axis=1))",
+        "replace: [{with: 'Concat(Tanh(x), *rest, axis=1)'}]",
+        "{}",
+    ),
+    "an attribute": ("Elu(x, alpha=a)", "replace: [{set: {a: a * 0.5}}]", "{a: attr}"),
+    "what is left over": ("Exp(x) * Tanh(y)", "replace: [{with: 'Tanh(y) * Exp(x - 1.0)'}]", "{}"),
+    "an operand": ("Exp(x * c)", "replace: [{set: {c: c * 0.5}}]", "{c: const scalar}"),
+}
+
+
+@pytest.mark.parametrize("kind", EDITS)
+def test_edits_are_those_of_matching_each_node(kind, tmp_path, monkeypatch):
+    nodes, x = [], "x"
+    for block in range(12):
+        steps = (
+            ("Concat", [x, "z", x], "joined", {"axis": 1}),
+            ("Tanh", ["joined"], "tanh", {}),
+            ("Elu", ["tanh"], "elu", {"alpha": 0.5}),
+            ("MatMul", ["elu", "weight"], "back", {}),
+            ("Mul", ["back", "half"], "scaled", {}),
+            ("Exp", ["scaled"], "exp", {}),
+            ("Tanh", ["back"], "other", {}),
+            ("Mul", [x, "exp"], "first", {}),
+            ("Mul", ["first", "other"], "end", {}),
+        )
+        own = {output: f"{output}{block}" for _, _, output, _ in steps}
+        nodes += [
+            helper.make_node(op, [own.get(name, name) for name in inputs], [own[output]], **attributes)
+            for op, inputs, output, attributes in steps
+        ]
+        x = own["end"]
+    shape, weight = [2, 4], np.full((12, 4), 0.1, np.float32)
+    model = graph_model(nodes, {"x": shape, "z": shape}, {x: shape}, weight=weight, half=np.float32(0.5))
+    pattern, action, variables = EDITS[kind]
+    rules = load_text(rule_text(pattern, action, vars=variables, equal="lossy"), tmp_path)
+    monkeypatch.setattr(finder, "FEWEST", 10**9)
+    alone = apply_rules(view(model), rules, None, allow=("lossy",))
+    assert alone.stats[0].applied == 12
+    monkeypatch.setattr(finder, "FEWEST", 1)
+    shared = apply_rules(view(model), rules, None, allow=("lossy",))
+    assert (shared.records, shared.patches) == (alone.records, alone.patches)
+    patched(model, shared)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -25,60 +24,60 @@ class Copies:
     ) -> None:
         self.scope, self.match = scope, match
         table, places = seen.table, seen.places
-        uses = [use for binding in match.bindings.values() for use in binding.uses]
-        uses += [use for term, _ in match.rest for use in term.uses]
-        written = [place for binding in match.bindings.values() for place in binding.attributes]
-        named_nodes = [match.root.index, *match.nodes, *(index for index, _ in (*uses, *written))]
-        self._nodes = list(dict.fromkeys(named_nodes))
-        named = {id(tensor): seen.at[table.numbers[id(tensor)]] for tensor in _tensors(match)}
-        self._tensors, self._table = list(named), table
-        self._numbers_there = tensors[:, list(named.values())].tolist()
-        self._nodes_there = table.maker[tensors[:, [places[index] for index in self._nodes]]].tolist()
+        self._tensors: dict[int, int] = {}
+        self._nodes: dict[int, int] = {}
+        """Columns below, by identity of a tensor and by index of a node."""
+        self._root = self._node(match.root.index)
+        self._inside = [self._node(index) for index in match.nodes]
+        self._bindings = [(name, binding, *self._places(binding)) for name, binding in match.bindings.items()]
+        self._rest = [
+            (self._tensor(term.tensor), self._uses(term.uses), weight) for term, weight in match.rest
+        ]
+        positions = [seen.at[table.numbers[tensor]] for tensor in self._tensors]
+        makers = table.maker[tensors[:, [places[index] for index in self._nodes]]]
+        self._named, self._numbers_there = table.tensors, tensors[:, positions].tolist()
+        self._nodes_there: list[list[int]] = makers.tolist()
+
+    def _node(self, index: int) -> int:
+        return self._nodes.setdefault(index, len(self._nodes))
+
+    def _tensor(self, tensor: gs.Tensor | None) -> int:
+        return -1 if tensor is None else self._tensors.setdefault(id(tensor), len(self._tensors))
+
+    def _uses(self, uses: tuple[Use, ...]) -> list[Use]:
+        return [(self._node(index), slot) for index, slot in uses]
+
+    def _places(self, binding: Binding) -> tuple[int, list[Use], list[tuple[int, str]], list[Any] | None]:
+        """Columns of the tensor, of the uses, of the attributes, and of further inputs of an op."""
+        written = [(self._node(index), key) for index, key in binding.attributes]
+        further = None
+        if isinstance(binding.value, tuple) and any(isinstance(item, gs.Tensor) for item in binding.value):
+            further = [self._tensor(item) for item in binding.value]
+        return self._tensor(binding.tensor), self._uses(binding.uses), written, further
 
     def at(self, row: int) -> Match:
         """The match at one of the nodes."""
-        match, all_tensors = self.match, self._table.tensors
-        tensors = {
-            tensor: all_tensors[number]
-            for tensor, number in zip(self._tensors, self._numbers_there[row], strict=True)
-        }
-        nodes = dict(zip(self._nodes, self._nodes_there[row], strict=True))
+        match, nodes, named = self.match, self._nodes_there[row], self._named
+        tensors = [named[number] for number in self._numbers_there[row]]
+        tensors.append(None)  # what no tensor holds has column -1
         bindings = {
             name: Binding(
-                tensors.get(id(one.tensor)),
-                _uses(one.uses, nodes),
-                _value(one.value, tensors),
+                tensors[column],
+                tuple([(nodes[place], slot) for place, slot in uses]),
+                one.value if further is None else tuple([tensors[item] for item in further]),
                 one.power,
                 one.sign,
                 one.inner,
-                tuple([(nodes[index], key) for index, key in one.attributes]),
+                tuple([(nodes[place], key) for place, key in written]) if written else (),
             )
-            for name, one in match.bindings.items()
+            for name, one, column, uses, written, further in self._bindings
         }
         rest = tuple(
-            (Term(tensors[id(term.tensor)], _uses(term.uses, nodes)), weight) for term, weight in match.rest
+            [
+                (Term(tensors[column], tuple([(nodes[place], slot) for place, slot in uses])), weight)
+                for column, uses, weight in self._rest
+            ]
         )
-        root = self.scope.nodes[nodes[match.root.index]]
-        inside = frozenset([nodes[index] for index in match.nodes])
+        inside = frozenset([nodes[column] for column in self._inside])
+        root = self.scope.nodes[nodes[self._root]]
         return Match(self.scope, root, inside, bindings, rest, match.rest_kind)
-
-
-def _tensors(match: Match) -> Iterator[gs.Tensor]:
-    """All that a match holds."""
-    for binding in match.bindings.values():
-        if binding.tensor is not None:
-            yield binding.tensor
-        if isinstance(binding.value, tuple):
-            yield from (value for value in binding.value if isinstance(value, gs.Tensor))
-    yield from (term.tensor for term, _ in match.rest if term.tensor is not None)
-
-
-def _uses(uses: tuple[Use, ...], nodes: Mapping[int, int]) -> tuple[Use, ...]:
-    return tuple([(nodes[index], slot) for index, slot in uses])
-
-
-def _value(value: Any, tensors: Mapping[int, gs.Tensor]) -> Any:
-    """Attributes are equal; further inputs of an op are tensors."""
-    if not isinstance(value, tuple):
-        return value
-    return tuple(tensors[id(item)] if isinstance(item, gs.Tensor) else item for item in value)

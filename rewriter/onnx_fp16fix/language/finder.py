@@ -132,7 +132,9 @@ class _Survey:
             np.int64,
         )
         alone: list[int] = []
-        if len(roots):
+        if not table.repeats(_ROUNDS, FEWEST):
+            alone = roots.tolist()
+        elif len(roots):
             likeness = table.likeness(_ROUNDS)[roots]
             order = np.argsort(likeness, kind="stable")
             borders = np.flatnonzero(np.diff(likeness[order])) + 1

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -50,8 +51,23 @@ class ScopeTable:
         for number, (index, position) in made.items():
             self.maker[number], self.slot[number] = index, position
         self.sources, self.first, self.result = np.array(sources), np.array(first), np.array(result)
-        self.node_key = np.array([self._node_key(node) for node in scope.nodes])
-        self.tensor_key = np.array(list(map(self._tensor_key, self.tensors)))
+
+    @cached_property
+    def node_key(self) -> Integers:
+        """A number for each node that only nodes share which cannot be told apart."""
+        return np.array([self._node_key(node) for node in self.scope.nodes])
+
+    @cached_property
+    def tensor_key(self) -> Integers:
+        """The same for each tensor."""
+        return np.array(list(map(self._tensor_key, self.tensors)))
+
+    def repeats(self, rounds: int, fewest: int) -> bool:
+        """Whether so many nodes may look alike, as far as their ops alone tell."""
+        ops: dict[str, int] = {}
+        codes = np.array([ops.setdefault(node.op, len(ops)) for node in self.scope.nodes])
+        hashes = self._hashes(codes, (self.maker >= 0).astype(np.int64), rounds)
+        return bool(len(hashes) and np.unique(hashes, return_counts=True)[1].max() >= fewest)
 
     def _number(self, tensor: gs.Tensor) -> int:
         if tensor.is_empty():
@@ -112,15 +128,18 @@ class ScopeTable:
 
     def likeness(self, rounds: int) -> Hashes:
         """A hash of each node and of what lies up to so many steps above it (Weisfeiler and Leman, 1968)."""
+        return self._hashes(self.node_key, self.tensor_key, rounds)
+
+    def _hashes(self, node_key: Integers, tensor_key: Integers, rounds: int) -> Hashes:
         with np.errstate(over="ignore"):
-            own = _mixed(self.tensor_key.astype(np.uint64) * _ODD[0])
+            own = _mixed(tensor_key.astype(np.uint64) * _ODD[0])
             value = own
             counts = np.diff(self.first)
             place = np.arange(len(self.sources)) - np.repeat(self.first[:-1], counts)
             reader = np.repeat(np.arange(len(counts)), counts)
             position, key = (
                 place.astype(np.uint64) * _ODD[1],
-                _mixed(self.node_key.astype(np.uint64) + _ODD[2]),
+                _mixed(node_key.astype(np.uint64) + _ODD[2]),
             )
             made, slot = self.maker >= 0, self.slot.astype(np.uint64) * _ODD[1]
             node = key
