@@ -17,6 +17,7 @@ from onnx_fp16fix.model.tensors import OWN_FILES
 from onnx_fp16fix.pipeline import floor
 from onnx_fp16fix.plan import channel_scales
 from onnx_text import model
+from pipeline.test_measured import chain
 
 X = np.linspace(-3, 3, 256, dtype=np.float32).reshape(4, 64)
 RNG = np.random.default_rng(5)
@@ -147,3 +148,13 @@ def test_a_lean_model_is_saved_as_protobuf_would(tmp_path: Path) -> None:
     edited = lean.with_proto(lean.proto)
     save_model(edited, tmp_path / "out.onnx")
     assert (tmp_path / "out.onnx").read_bytes() == source.read_bytes()
+
+
+def test_what_many_nodes_lose_is_measured_with_weights_in_files(monkeypatch: pytest.MonkeyPatch) -> None:
+
+    heavy(monkeypatch)
+    proto, feed = chain(100.0, 30.0, 10.0)
+    outcome = onnx_fp16fix.fix(proto, feed, tensorrt="off")
+    assert outcome.run.status == "ok"
+    assert outcome.plan is not None
+    assert outcome.plan.fp32_nodes == ["a", "b"]

@@ -55,7 +55,7 @@ class Simulated:
         model = places.main.model
         base = model.base_dir
         switched = build_switched(places, mode, half, guards)
-        self._switches = switched.switches
+        self._switches, self._weights = switched.switches, switched.weights
         self._reference = open_session(model.proto, base)
         self._session = open_session(switched.proto, base)
         self.outputs = list(dict.fromkeys(info.name for info in model.proto.graph.output))

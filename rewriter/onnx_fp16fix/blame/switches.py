@@ -37,6 +37,8 @@ class Switched:
 
     proto: onnx.ModelProto
     switches: Mapping[int, str]
+    weights: Model
+    """Holds the file with the FP16 copies of heavy weights, which the graph refers to."""
 
 
 def build_switched(
@@ -75,7 +77,7 @@ def build_switched(
         graphs[cell.scope.path].node[cell.node.index].CopyFrom(branches.switch(switches[cell.number]))
         # bodies see it as any tensor of the main graph
         proto.graph.input.append(helper.make_tensor_value_info(switches[cell.number], TensorProto.BOOL, []))
-    return Switched(rounded_graph(proto, base_dir=model.base_dir, mode=mode), switches)
+    return Switched(rounded_graph(proto, base_dir=model.base_dir, mode=mode), switches, typed.model)
 
 
 def _free_prefix(places: Places) -> str:

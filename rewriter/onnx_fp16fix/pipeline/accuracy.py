@@ -97,7 +97,9 @@ def make_room(
 ) -> Mended | None:
     """Within the tolerance but not far: FP32 for a few cheap nodes, if that is all it takes to get well within."""
     aim = _ROOM * tolerance
-    if error <= aim:
+    if (
+        error <= aim or emitted.result.spools
+    ):  # where weights are heavy, hundreds of trials are for needs only
         return None
     fp32 = measured_islands(run, state, emitted, aim, aim, products=False)
     return None if fp32 is None or len(fp32) > _FEW else _tried(run, state, fp32, precision, io, aim)
