@@ -15,6 +15,7 @@ from onnx.external_data_helper import ExternalDataInfo
 
 from onnx_fp16fix.errors import ModelError, Problem
 from onnx_fp16fix.model.inline import copy_range, inlined_size, write_inline
+from onnx_fp16fix.model.lean import read_lean
 from onnx_fp16fix.model.model import Model
 from onnx_fp16fix.model.tensors import external_file, is_external
 from onnx_fp16fix.staging import staged
@@ -97,10 +98,12 @@ def _data_path(model: Model, path: Path) -> Path:
 def external_locations(path: Path) -> frozenset[str]:
     """Names of the data files that the model at ``path`` refers to; none if it is no model."""
     try:
-        proto = onnx.load(str(path), load_external_data=False)
+        # lean: weights inside the file, which may be gigabytes, are left there, and refer to the file itself
+        proto = read_lean(path) or onnx.load(str(path), load_external_data=False)
     except Exception:  # whatever is there, it is no model with weights elsewhere
         return frozenset()
-    return frozenset(ExternalDataInfo(t).location for t in proto.graph.initializer if is_external(t))
+    found = (ExternalDataInfo(tensor).location for tensor in proto.graph.initializer if is_external(tensor))
+    return frozenset(found) - {path.name}
 
 
 def _save_with_data(model: Model, path: Path) -> None:
