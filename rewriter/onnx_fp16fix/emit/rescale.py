@@ -23,7 +23,7 @@ from onnx_fp16fix.half import FloatType
 from onnx_fp16fix.model import Model, Names, Patch, ScopePath, TypeTable, apply_patches
 from onnx_fp16fix.model.infer import TensorType
 from onnx_fp16fix.model.model import GraphLike
-from onnx_fp16fix.operators import AttributeScale
+from onnx_fp16fix.operators import SCALED_ATTRIBUTES, AttributeScale
 from onnx_fp16fix.plan import Place, Plan
 from onnx_fp16fix.plan.facts import Facts
 from onnx_fp16fix.plan.plan import Slot
@@ -128,7 +128,7 @@ def _edit_scope(edit: Edit) -> None:
             continue
         names = {*node.proto.input, *node.proto.output}
         attributes = {}
-        if node.index in slots or not scaled.isdisjoint(names):
+        if node.op in SCALED_ATTRIBUTES and (node.index in slots or not scaled.isdisjoint(names)):
             attributes = _attributes(edit, node)
         if attributes or node.index in read or not renamed.isdisjoint(names):
             _rewrite_node(edit, node, attributes)

@@ -18,6 +18,7 @@ from onnx_fp16fix.operators.types import FloatSlots, first_opset, float_slots, h
 
 __all__ = [
     "OPS",
+    "SCALED_ATTRIBUTES",
     "AttributeScale",
     "Equation",
     "FloatSlots",
@@ -43,10 +44,18 @@ OPS: dict[str, RelationOf] = {
     **normalization.OPS,
 }
 """Ops of the default domain that are not in the table keep exponent 0 on every operand."""
+SCALED_ATTRIBUTES = frozenset(
+    """Attention BatchNormalization Clip EmbedLayerNormalization GroupNormalization InstanceNormalization
+    LRN LayerNormalization RMSNormalization SimplifiedLayerNormalization SkipLayerNormalization
+    SkipSimplifiedLayerNormalization ThresholdedRelu""".split()
+)
+"""Ops with attributes that take up exponents: the relations of all others name none."""
 
 
 def relation_of(domain: str, node: NodeFacts) -> Relation:
     """The relation of a node; other domains' ops are pinned, but for those of ONNX Runtime that it knows."""
     own = is_contrib(domain, node.op, node.opset)
     rule = contrib.OPS.get(node.op) if own else OPS.get(node.op) if not domain else None
-    return rule(node) if rule is not None else Relation()
+    relation = rule(node) if rule is not None else Relation()
+    assert not relation.attributes or node.op in SCALED_ATTRIBUTES, node.op
+    return relation
