@@ -251,3 +251,26 @@ def test_attributes_are_compared_by_what_they_mean(match, text, expected, tmp_pa
     rule = load_text(rule_text(match, "action: {name: rescale}"), tmp_path)
     given = {"a": "float [4, 4, 4]", "b": "float [4, 4, 4]"} if "b" in text else {"a": "float [4, 4, 4]"}
     assert find(rule, case(text, **given)) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("s + (Cast(m, to=1) * 0.0 + Cast(Not(m), to=1) * -1e9)", 1),
+        ("s + (-1e9 * Cast(Not(m), to=1) + 0.0 * Cast(Identity(m), to=1))", 1),
+        ("s + (Cast(m, to=1) * -1e9 + Cast(Not(m), to=1) * 0.0)", 0),  # the other way round
+        ("s + (Cast(m, to=1) * 0.0 + Cast(Not(n), to=1) * -1e9)", 0),
+        ("s + (Cast(m, to=1) * 0.0 + Cast(m, to=1) * -1e9)", 0),
+        ("s + (Cast(m, to=1) * 0.0 + Cast(Not(m), to=1) * -inf)", 0),  # NaN, and no choice
+        ("s + (Cast(i, to=1) * 0.0 + Cast(Not(Cast(i, to=9)), to=1) * -1e9)", 0),
+    ],
+)
+def test_a_choice_may_be_a_sum_of_products(text, expected, tmp_path):
+    rule = load_text(
+        rule_text("s + Where(m, 0, c)", "replace: [{set: {c: -100}}]", vars="{c: const scalar}", equal="lossy"),
+        tmp_path,
+    )
+    given = {"m": "bool [4]", "n": "bool [4]", "s": "float [4]", "i": "int64 [4]", "minus": "float [1] all=-inf"}
+    given = {name: words for name, words in given.items() if name in text.replace("-inf", "minus")}
+    found = apply_rules(view(case(text.replace("-inf", "minus"), **given)), rule, None, allow=("lossy",))
+    assert [entry.status for entry in found.records] == ["applied"] * expected

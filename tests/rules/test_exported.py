@@ -98,6 +98,20 @@ def masked(scores: Callable[[Tensor, Tensor], Tensor], keep: Tensor | None = Non
     return lambda s, m: torch.softmax(scores(s, m), -1), (steps(-20, 20, 2, 8, 8), mask)
 
 
+def twice_subtracted(x: Tensor) -> Tensor:
+    squares = (x - x.mean(-1, keepdim=True)) ** 2
+    return (x - x.mean(-1, keepdim=True)) / torch.sqrt(squares.mean(-1, keepdim=True) + 0.5)
+
+
+def iou_with_eps(a: Tensor, b: Tensor) -> Tensor:
+    size = (torch.min(a[:, 2:], b[:, 2:]) - torch.max(a[:, :2], b[:, :2])).clamp(min=0)
+    inter = size[:, 0] * size[:, 1]
+    areas = [(c[:, 2] - c[:, 0]) * (c[:, 3] - c[:, 1]) for c in (a, b)]
+    return inter / (areas[0] + areas[1] - inter + 1e-7)
+
+
+CORNERS = torch.tensor([[0.0, 0, 500, 400], [10, 20, 700, 900]])
+GRID = steps(0, 1, 1, 4, 4, 2)
 TOKENS = steps(1, 40, 1, 256, 8)
 CASES = [
     (
@@ -148,6 +162,27 @@ CASES = [
     ("EPS004", lambda x: torch.log(x.clamp(min=1e-10)), (steps(0, 2, 64),)),
     ("EPS005", lambda x: 1 / torch.sqrt(x + 2e-8), (steps(0, 2, 64),)),
     ("EPS006", logit, (steps(0, 1, 64),)),
+    ("NORM001", lambda x: x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 0.5), (wide(4, 64),)),
+    ("NORM002", twice_subtracted, (wide(64, 4).T,)),
+    ("NORM004", lambda x: x * torch.rsqrt(x.pow(2).sum(-1, keepdim=True).clamp(min=0.5)), (wide(4, 64),)),
+    (
+        "MASK004",
+        lambda s: torch.softmax(s + torch.full((8, 8), -3e38).triu(1), -1),
+        (steps(-20, 20, 2, 8, 8),),
+    ),
+    ("ACT009", F.hardswish, (wide(64) * 1000,)),
+    ("POS004", lambda x: torch.sin(torch.cumsum(x, 1) * 0.001), (torch.ones(1, 5000),)),
+    ("POS006", lambda x: torch.floor(x.topk(300, -1)[1].float() / 80), (steps(0, 1, 1, 24000),)),
+    ("POS008", lambda x, g: F.grid_sample(x, g * 2 - 1, align_corners=False), (wide(1, 2, 8, 1024), GRID)),
+    (
+        "POS010",
+        lambda x: (torch.exp(x) * torch.tensor([25.0, 12.5])).clamp(max=640),
+        (steps(-4, 11.5, 1, 64, 2),),
+    ),
+    ("POS012", iou_with_eps, (CORNERS, CORNERS + 30)),
+    ("SUM001", lambda x: x.sum((2, 3)) / 1024, (steps(200, 201, 1, 4, 32, 32),)),
+    ("SUM006", lambda x: x.norm(dim=-1), (wide(4, 64),)),
+    ("CONV002", lambda x: torch.sin(x.double().float()), (steps(-1, 1, 64),)),
 ]
 
 

@@ -30,16 +30,16 @@ ANOTHER = {
         "NORM003": "NORM004",  # Max(eps) under the root
         "NORM012": "NORM004",
         "ATTN002": "RES002",  # an Einsum becomes Reshape and MatMul
-        "MASK002": "MASK001",  # a choice becomes a sum of products
-        "MASK003": "MASK001",
         "SUM003": "SUM002",  # a GlobalAveragePool becomes ReduceMean
     },
     "paddle2onnx": {
         "NORM011": "NORM018",  # the count of the variance is computed from the shape
         "NORM012": "NORM004",
+        "MASK008": "MASK003",  # the constants have the shape of the mask
     },
     "both": {
         "ACT003": "ACT002",  # Mish is Tanh of Softplus
+        "SUM006": "SUM004",  # a norm becomes the root of a sum of squares
         "EPS006": "POS014",  # log(p / (1 - p)) under both headings
     },
 }

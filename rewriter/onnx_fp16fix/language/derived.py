@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from onnx_fp16fix.graph import ViewNode
+from onnx_fp16fix.language.choice import choice
 from onnx_fp16fix.language.sizes import Size
 from onnx_fp16fix.language.spellings import RELATIVE, square
 from onnx_fp16fix.language.terms import Reading, Term
@@ -29,6 +30,8 @@ def derived(node: ViewNode, direct: Reading | None, view: Canonical) -> Iterator
         yield from _mean_of_sum(node, view)
     elif node.op in ("Unsqueeze", "Reshape"):
         yield from _keep_dims(node, direct, view, of_means=True)
+    elif node.op == "Add":
+        yield from choice(node, view)
 
 
 def _sum_of_squares(direct: Reading | None) -> Iterator[Reading]:

@@ -73,6 +73,7 @@ def needed_ops(pattern: Pattern) -> Iterator[frozenset[str]]:
     elif isinstance(pattern, Operation):
         extra = {"ReduceL2", "ReduceSumSquare", "ReduceSum", "GlobalAveragePool"}
         derived = extra if pattern.op in ("ReduceMean", "ReduceSum") and not pattern.literal else set()
+        derived |= {"Add"} if pattern.op == "Where" and not pattern.literal else set()
         yield frozenset({pattern.op, *derived})
         for argument in pattern.args:
             yield from needed_ops(argument)

@@ -10,6 +10,7 @@ equivalence is as important: ``Sqrt(x ** 2)`` is ``abs(x)`` and is never flatten
     Max, Min  Relu(a) = Max(a, 0)      Clip(a, lo, hi) = Min(Max(a, lo), hi)
     op        ReduceSumSquare(a) = ReduceSum(a^2)    ReduceSum(a) / N = ReduceMean(a)    GlobalAveragePool(a) =
               ReduceMean(a, axes=2..)  Unsqueeze or Reshape(Reduce(a, keepdims=0)) = Reduce(a, keepdims=1)
+              Cast(m) * a + Cast(Not(m)) * b = Where(m, a, b)
 """
 
 from __future__ import annotations
@@ -178,6 +179,7 @@ SPLITS: Final[dict[str, dict[str, Splitter]]] = {
 DERIVED_FROM: Final[dict[str, tuple[str, ...]]] = {
     "ReduceMean": ("GlobalAveragePool", "Mul", "Div", "Unsqueeze", "Reshape"),
     "ReduceSum": ("ReduceSumSquare", "Unsqueeze", "Reshape"),
+    "Where": ("Add",),
     "ReduceMax": ("Unsqueeze", "Reshape"),
     "ReduceMin": ("Unsqueeze", "Reshape"),
     "ReduceSumSquare": ("Unsqueeze", "Reshape"),

@@ -6,6 +6,7 @@ fires on the case must fire on its respelling.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import TypeVar
@@ -169,6 +170,10 @@ def _call(call: Call) -> Iterator[_Other]:
         if isinstance(args[0], Call) and args[0].function == "Sqrt":
             root = args[0]
             yield "Reciprocal under the root", replace(root, args=(replace(call, args=root.args),)), False
+    if call.function == "Where" and len(args) == 3 and not any(map(_is_infinite, args[1:])):
+        kept, other = (_cast(call, mask) for mask in (args[0], _make(call, "Not", args[0])))
+        left, right = Binary("*", kept, args[1], call.place), Binary("*", args[2], other, call.place)
+        yield "Where as a sum of products", Binary("+", left, right, call.place), False
     if call.function == "Relu":
         yield "Relu as Max", replace(call, function="Max", args=(args[0], _number(call, 0.0))), False
     if call.function == "Max" and len(args) == 2 and isinstance(args[1], Number):
@@ -246,6 +251,15 @@ def _is_number(expr: Expr) -> bool:
 
 def _make(at: Expr, function: str, *args: Expr) -> Call:
     return Call(function, args, (), None, None, at.place)
+
+
+def _cast(at: Expr, value: Expr) -> Expr:
+    return Call("Cast", (value,), (("to", _number(at, 1)),), None, None, at.place)
+
+
+def _is_infinite(expr: Expr) -> bool:
+    number = expr.operand if isinstance(expr, Unary) else expr
+    return isinstance(number, Number) and not math.isfinite(number.value)
 
 
 def _number(at: Expr, value: float) -> Expr:

@@ -100,7 +100,26 @@ def deviation(x):
     return paddle.sqrt(mean(d * d, (1, 2)) + 0.5)
 
 
-# left out, because the exporter fails on them: softplus, 1 / sqrt, norms over two axes, NHWC pooling
+def masked(x, low):
+    return paddle.where(x > 0.5, paddle.zeros_like(x), paddle.full_like(x, low))
+
+
+def chosen(x):
+    return (x > 0.5).astype("float32")
+
+
+def linear_attention(v, k, q):
+    out = paddle.matmul(paddle.matmul(paddle.concat([v, paddle.ones([1, 1, 256])], 1), k), q)
+    return out[:, :8] / (out[:, 8:] + 1e-15)
+
+
+def kernel_attention(k, v, q):
+    kv = paddle.matmul(k, v, transpose_x=True)
+    return paddle.matmul(q, kv) / ((q * k.sum(1, keepdim=True)).sum(-1, keepdim=True) + 1e-6)
+
+
+# left out, because the exporter fails on them: softplus, 1 / sqrt, norms over two axes, NHWC pooling;
+# gelu comes out with Erf whatever is asked for, and an unbiased variance asks for sizes of its inner values
 FORMULAS = {
     "NORM001": lambda x: x * paddle.rsqrt(mean(paddle.square(x)) + 1e-6),
     "NORM001b": lambda x: x / paddle.sqrt(mean(x.pow(2)) + 1e-6),
@@ -115,7 +134,10 @@ FORMULAS = {
     "NORM013": deviation,
     "NORM014": lambda a, b: paddle.sqrt(a**2 + b**2),
     "NORM017": moments,
+    "NORM018": lambda x: paddle.std(x, -1),
     "ATTN001": lambda q, k: F.softmax(paddle.matmul(q, k, transpose_y=True) * 0.125),
+    "ATTN003": linear_attention,
+    "ATTN004": kernel_attention,
     "ATTN005": lambda x: paddle.exp(x) / paddle.exp(x).sum(-1, keepdim=True),
     "ATTN006": lambda x: paddle.log(paddle.exp(x).sum(-1)),
     "ACT001": lambda x: paddle.log(1 + paddle.exp(x)),
@@ -129,13 +151,22 @@ FORMULAS = {
         x + paddle.where(m > 0.5, paddle.zeros_like(m), paddle.full_like(m, -1e9))
     ),
     "MASK004": lambda x: F.softmax(x + causal()),
+    "MASK005": lambda x, m, n: F.softmax(x + masked(m, -1e30) + (1 - (n > 0.2).astype("float32")) * -1e30),
+    "MASK006": lambda x, m: F.softmax(x + (m < 0.5).astype("float32") * -1e9),
+    "MASK007": lambda x, m: F.softmax(x - (1 - chosen(m)) * 1e10),
+    "MASK008": lambda x, m: F.softmax(x + masked(m, -3.4028234663852886e38)),
+    "MASK009": lambda x, m: F.softmax((x + masked(m, -3.4e38)).clip(min=-3.4e38)),
+    "EPS001": lambda x: paddle.tanh(x / (paddle.abs(x) + 2e-8)),
+    "EPS002": lambda x: x / paddle.abs(x).clip(min=1e-10),
     "EPS003": lambda x: paddle.log(x + 2e-8),
     "EPS004": lambda x: paddle.log(x.clip(min=1e-10)),
     "EPS006": logit,
+    "EPS007": lambda y, x: paddle.atan(y / x),
     "POS001": lambda p: paddle.cos(p.unsqueeze(-1) * frequencies()),
     "POS002": timestep,
     "POS004": lambda x: paddle.sin(paddle.cumsum(x, 1) * 0.001),
     "POS005": lambda f: paddle.sin(paddle.cumsum(f, 1) * 6.2831853),
+    "POS006": lambda x: paddle.floor(paddle.topk(x, 300)[1].astype("float32") / 80.0),
     "POS009": lambda x: (F.sigmoid(x) * 2 - 0.5 + grid()) * 32.0,
     "POS010": lambda x: (paddle.exp(x) * constant(np.array([25.0, 12.5]))).clip(max=640.0),
     "POS011": iou,
@@ -144,6 +175,7 @@ FORMULAS = {
     "SUM002": lambda x: paddle.mean(x, (1, 2)),
     "SUM004": lambda x: paddle.sqrt(((x.unsqueeze(1) - codes().unsqueeze(0)) ** 2).sum(-1)),
     "SUM005": lambda x: ((x.unsqueeze(1) - codes().unsqueeze(0)) ** 2).sum(-1).argmin(-1),
+    "SUM006": lambda x: paddle.norm(x, axis=-1),
     "SUM008": lambda a, b: paddle.mean(a * b, -1),
     "WEIGHT001": lambda x: F.relu(paddle.matmul(x, heavy())),
     "WEIGHT003": lambda x: x.clip(-1e6, 1e6),
@@ -151,6 +183,7 @@ FORMULAS = {
     "RES002": lambda x: F.relu(paddle.matmul(x, heavy())),
 }
 FIXED_SHAPE = {"MASK001", "MASK002", "MASK003", "NORM012", "MASK004", "POS009", "NORM005"}
+FIXED_SHAPE |= {f"MASK{number:03}" for number in range(5, 10)} | {"ATTN003", "ATTN004"}
 
 
 class Formula(nn.Layer):
@@ -167,13 +200,18 @@ class OfTwo(Formula):
         return self.function(x0, x1)
 
 
+class OfThree(Formula):
+    def forward(self, x0, x1, x2):
+        return self.function(x0, x1, x2)
+
+
 def exported(case: str) -> onnx.ModelProto:
     first = (lambda shape: shape) if case in FIXED_SHAPE else (lambda shape: (None, *shape[1:]))
     spec = [
         paddle.static.InputSpec(list(first(shape)), "float32", f"x{index}")
         for index, (_, _, shape) in enumerate(INPUTS[case])
     ]
-    module = (Formula if len(spec) == 1 else OfTwo)(FORMULAS[case])
+    module = (Formula, OfTwo, OfThree)[len(spec) - 1](FORMULAS[case])
     module.eval()
     with tempfile.TemporaryDirectory() as folder:
         paddle.onnx.export(module, f"{folder}/model", input_spec=spec, opset_version=17)
