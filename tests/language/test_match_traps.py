@@ -267,10 +267,18 @@ def test_attributes_are_compared_by_what_they_mean(match, text, expected, tmp_pa
 )
 def test_a_choice_may_be_a_sum_of_products(text, expected, tmp_path):
     rule = load_text(
-        rule_text("s + Where(m, 0, c)", "replace: [{set: {c: -100}}]", vars="{c: const scalar}", equal="lossy"),
+        rule_text(
+            "s + Where(m, 0, c)", "replace: [{set: {c: -100}}]", vars="{c: const scalar}", equal="lossy"
+        ),
         tmp_path,
     )
-    given = {"m": "bool [4]", "n": "bool [4]", "s": "float [4]", "i": "int64 [4]", "minus": "float [1] all=-inf"}
+    given = {
+        "m": "bool [4]",
+        "n": "bool [4]",
+        "s": "float [4]",
+        "i": "int64 [4]",
+        "minus": "float [1] all=-inf",
+    }
     given = {name: words for name, words in given.items() if name in text.replace("-inf", "minus")}
     found = apply_rules(view(case(text.replace("-inf", "minus"), **given)), rule, None, allow=("lossy",))
     assert [entry.status for entry in found.records] == ["applied"] * expected
