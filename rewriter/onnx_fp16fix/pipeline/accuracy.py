@@ -13,7 +13,7 @@ from onnx_fp16fix.half import FloatType
 from onnx_fp16fix.model import ScopePath
 from onnx_fp16fix.pipeline.floor import rounding_floor
 from onnx_fp16fix.pipeline.measured import measured_islands
-from onnx_fp16fix.pipeline.planning import planned
+from onnx_fp16fix.pipeline.planning import planned, with_spare
 from onnx_fp16fix.pipeline.prepare import Run, inline_functions
 from onnx_fp16fix.pipeline.refine import Measured, refine, suspects
 from onnx_fp16fix.pipeline.state import Emitted, Io, Precision, State, emit
@@ -21,7 +21,7 @@ from onnx_fp16fix.plan import Place
 from onnx_fp16fix.simulate import SimulationReport, compare_simulated
 from onnx_fp16fix.simulate.bodies import matching_bodies
 
-__all__ = ["Mended", "admit_floor", "aimed_error", "make_room", "mend_accuracy", "mend_measured", "simulate"]
+__all__ = ["Mended", "admit_floor", "aimed_error", "measure_up", "mend_accuracy", "simulate"]
 
 Mended = tuple[State, Emitted, SimulationReport]
 
@@ -29,6 +29,8 @@ _FLOORS = 4.0
 """Activations are rounded too, at every step: an error within this factor of the floor is FP16's own."""
 _ROOM = 0.5
 """Share of the tolerance that samples should need: others may need more."""
+_AS_EXACT = 1.125
+"""Growth of the error that is taken for chance."""
 _FEW = 4
 """Nodes that may go to FP32 for such room."""
 _WORTHWHILE = 0.5
@@ -75,7 +77,20 @@ def mend_accuracy(
     return attempt(fp32)
 
 
-def mend_measured(
+def measure_up(
+    run: Run, found: Mended, precision: Precision, io: Io, tolerance: float, limit: float
+) -> Mended:
+    """What measuring single nodes does for the error, and larger values held where it is within ``limit`` then."""
+    state, emitted, report = found
+    mend = _mend_measured if report.output_rel_l2 > tolerance else _make_room
+    found = mend(run, state, emitted, report.output_rel_l2, precision, io, tolerance) or found
+    state, emitted, report = found
+    if report.output_rel_l2 > limit:
+        return found
+    return _spare_room(run, state, report, precision, io) or found
+
+
+def _mend_measured(
     run: Run, state: State, emitted: Emitted, error: float, precision: Precision, io: Io, tolerance: float
 ) -> Mended | None:
     """What ranges and amplification do not explain: FP32 for the nodes that measurably cost the most for the least.
@@ -92,7 +107,7 @@ def mend_measured(
     return None if fp32 is None else _tried(run, state, fp32, precision, io, max(limit, _WORTHWHILE * error))
 
 
-def make_room(
+def _make_room(
     run: Run, state: State, emitted: Emitted, error: float, precision: Precision, io: Io, tolerance: float
 ) -> Mended | None:
     """Within the tolerance but not far: FP32 for a few cheap nodes, if that is all it takes to get well within."""
@@ -103,6 +118,20 @@ def make_room(
         return None
     fp32 = measured_islands(run, state, emitted, aim, aim, products=False)
     return None if fp32 is None or len(fp32) > _FEW else _tried(run, state, fp32, precision, io, aim)
+
+
+def _spare_room(
+    run: Run, state: State, report: SimulationReport, precision: Precision, io: Io
+) -> Mended | None:
+    """Room for larger values of what is scaled anyway, where the outputs are as exact with it."""
+    trial = with_spare(state)
+    if trial is state:
+        return None
+    emitted = emit(run, trial, precision, io)
+    found = simulate(run, emitted)
+    if not found.output_rel_l2 <= _AS_EXACT * max(report.output_rel_l2, state.half_type.eps):
+        return None
+    return trial, emitted, found
 
 
 def _tried(

@@ -36,6 +36,7 @@ def conclude(
 
     ``broken``: what is known to be wrong with it already; none of it passes.
     """
+    emitted.note(run.document)
     findings = run.document.findings
     findings += [*decision_findings(state.view, state.plan, state.half_type, findings), *emitted.findings]
     if emitted.half is not None and (late := late_forms(state.scope, state.half_type)):

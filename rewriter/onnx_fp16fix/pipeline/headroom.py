@@ -33,10 +33,8 @@ _SMALL = 4000
 
 @dataclass
 class Analysis:
-    """Known bounds of the tensors of a model's main graph, found once; ``cramped``: the model for which room beyond
-    them turned out to cost something."""
+    """Known bounds of the tensors of a model's main graph, found once."""
 
-    cramped: Model | None = None
     _model: Model | None = None
     _bounds: Mapping[str, Bound] = field(default_factory=dict)
 

@@ -17,7 +17,7 @@ from onnx_fp16fix.plan import Place, Plan, make_plan
 from onnx_fp16fix.plan.bodies import executions
 from onnx_fp16fix.wording import spelled
 
-__all__ = ["budget_findings", "planned", "settle", "with_headroom"]
+__all__ = ["budget_findings", "planned", "settle", "with_headroom", "with_spare"]
 
 
 def planned(state: State, *, headroom: bool = True) -> State:
@@ -78,6 +78,18 @@ def with_headroom(state: State) -> State:
     return replace(state, plan=_roomy(state, state.wished, state.plan))
 
 
+def with_spare(state: State) -> State:
+    """The state with a plan that holds larger values of what is scaled anyway; the same one where that costs more than
+    a bit of a small tensor."""
+    half = frozenset(state.half) - state.obeyed.keys()
+
+    def again(ranges: RangeTable) -> Plan:
+        return _plan(replace(state, ranges=ranges), state.wished, half)
+
+    plan = spacious(state.plan, state.ranges, again, state.half_type)
+    return state if plan is state.plan or state.obeyed else replace(state, plan=plan)
+
+
 def _over_budget(state: State, plan: Plan) -> Problem | None:
     """Two wishes against each other: what is to stay in FP32 is more than what may."""
     most, shares = state.max_fp32_flops, dict[str, float]()
@@ -114,24 +126,14 @@ def budget_findings(state: State, keep: Collection[Place] = ()) -> list[Finding]
 def _roomy(state: State, fp32: Mapping[Place, str], plan: Plan | None = None) -> Plan:
     """The plan (made here if it is not given), with headroom where that costs nothing."""
     half = frozenset(state.half) - state.obeyed.keys()
-
-    def again(ranges: RangeTable) -> Plan:
-        return _plan(replace(state, ranges=ranges), fp32, half)
-
-    held = roomy(
+    return roomy(
         plan or _plan(state, fp32, half),
         state.ranges,
         lambda: state.analysis.bounds(state.view),
-        again,
+        lambda ranges: _plan(replace(state, ranges=ranges), fp32, half),
         state.margin,
         state.half_type,
     )
-    if state.analysis.cramped is state.model:
-        return held
-    found = spacious(held, state.ranges, again, state.half_type)
-    if found is held:
-        state.analysis.cramped = state.model
-    return found
 
 
 def _plan(state: State, fp32: Mapping[Place, str], half: frozenset[Place]) -> Plan:

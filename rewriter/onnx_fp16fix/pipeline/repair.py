@@ -16,9 +16,8 @@ from onnx_fp16fix.outcome import Outcome
 from onnx_fp16fix.pipeline.accuracy import (
     admit_floor,
     aimed_error,
-    make_room,
+    measure_up,
     mend_accuracy,
-    mend_measured,
     simulate,
 )
 from onnx_fp16fix.pipeline.answers import planned_findings
@@ -165,9 +164,7 @@ def fix(
             ):
                 del run.document.findings[mark:]  # what did not help is not done
                 state, emitted, report = rescued
-        mend = mend_measured if report.output_rel_l2 > aim else make_room
-        if (mended := mend(run, state, emitted, report.output_rel_l2, precision, io, aim)) is not None:
-            state, emitted, report = mended
+        state, emitted, report = measure_up(run, (state, emitted, report), precision, io, aim, limit)
         if report.output_rel_l2 > limit:
             run.document.findings += resized_findings(report, half)
         if tolerance is None and limit < report.output_rel_l2 < math.inf:

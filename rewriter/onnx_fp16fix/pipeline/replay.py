@@ -99,6 +99,7 @@ def replay(
             half_type=type_for(lock.precision),
         )  # fmt: skip
         emitted = emit(run, state, lock.precision, lock.io)
+        emitted.note(run.document)
     except (LookupError, AssertionError, AttributeError, ValueError) as error:
         problem = Problem("LOCK-READ", f"does not fit its model, was it edited? {error}", file=str(path))
         raise RuleFileError(problem) from error

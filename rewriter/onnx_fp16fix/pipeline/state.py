@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from pydantic import JsonValue
+
 from onnx_fp16fix.calibrate import RangeTable
 from onnx_fp16fix.calibrate.ranges import tensor_key
-from onnx_fp16fix.document import Finding
+from onnx_fp16fix.document import Finding, PlanEntry, RunDocument
 from onnx_fp16fix.emit import Rescaled, convert, half_borders, rescale, share_constants
 from onnx_fp16fix.graph import GraphView, ScopeView, ViewNode, build_view
 from onnx_fp16fix.half import BF16, FP16, FloatType
@@ -95,13 +97,19 @@ class Emitted:
     findings: list[Finding]
     rescaled: Rescaled
     """How the FP32 model came from the planned one."""
+    plan: PlanEntry
+    summary: dict[str, JsonValue]
     sidecars: dict[str, str] = field(default_factory=dict)
     half: FloatType | None = None
     """What the result is typed in, even where nothing is left to be typed; None for an FP32 model."""
 
+    def note(self, document: RunDocument) -> None:
+        """Tell the plan: of several that were tried, the one that is kept."""
+        document.plan, document.summary = self.plan, self.summary
+
 
 def emit(run: Run, state: State, precision: Precision, io: Io) -> Emitted:
-    """Make the models of a plan, and note the plan in the run document."""
+    """Make the models of a plan."""
     plan = state.plan
     findings, casts = list[Finding](), 0
     with run.progress.step("emit"):
@@ -118,9 +126,9 @@ def emit(run: Run, state: State, precision: Precision, io: Io) -> Emitted:
             findings = constant_findings(converted, state.half_type, rescaled.raised)
         exponents = _moved(rescaled.exponents, state.model, result)
     nodes, kept = fp32_model.proto.graph.node, sum(len(part.fp32) for _, part in plan.scopes())
-    run.document.plan = plan_entry(state.view, plan, rescaled.inserted_muls, casts)
-    run.document.plan.precision = precision
-    run.document.summary = {
+    entry = plan_entry(state.view, plan, rescaled.inserted_muls, casts)
+    entry.precision = precision
+    summary: dict[str, JsonValue] = {
         "nodes_before": len(run.model.proto.graph.node),
         "nodes_after": len(result.proto.graph.node),
         "fp32_nodes": kept,
@@ -136,7 +144,7 @@ def emit(run: Run, state: State, precision: Precision, io: Io) -> Emitted:
             f"{counted(kept, 'node')} must stay in FP32; an FP32 model cannot say so, its sidecar files and {typed} do"
         )
     half = None if precision == "fp32" else state.half_type
-    return Emitted(result, fp32_model, exponents, findings, rescaled, sidecars, half)
+    return Emitted(result, fp32_model, exponents, findings, rescaled, entry, summary, sidecars, half)
 
 
 def _as_it_is(state: State) -> Rescaled:
