@@ -12,7 +12,7 @@ from onnx_fp16fix.document import Finding
 from onnx_fp16fix.half import FloatType
 from onnx_fp16fix.model import ScopePath
 from onnx_fp16fix.pipeline.floor import rounding_floor
-from onnx_fp16fix.pipeline.measured import measured_islands
+from onnx_fp16fix.pipeline.measured import elements_of_a_run, measured_islands
 from onnx_fp16fix.pipeline.planning import planned, with_spare
 from onnx_fp16fix.pipeline.prepare import Run, inline_functions
 from onnx_fp16fix.pipeline.refine import Measured, refine, suspects
@@ -33,6 +33,8 @@ _AS_EXACT = 1.125
 """Growth of the error that is taken for chance."""
 _FEW = 4
 """Nodes that may go to FP32 for such room."""
+_SMALL = 4e6
+"""Elements of a run: hundreds of trials of larger models are for needs only."""
 _WORTHWHILE = 0.5
 """FP32 nodes that neither reach the tolerance nor halve the error are not worth their price."""
 
@@ -112,9 +114,7 @@ def _make_room(
 ) -> Mended | None:
     """Within the tolerance but not far: FP32 for a few cheap nodes, if that is all it takes to get well within."""
     aim = _ROOM * tolerance
-    if (
-        error <= aim or emitted.result.spools
-    ):  # where weights are heavy, hundreds of trials are for needs only
+    if error <= aim or emitted.result.spools or elements_of_a_run(state) > _SMALL:
         return None
     fp32 = measured_islands(run, state, emitted, aim, aim, products=False)
     return None if fp32 is None or len(fp32) > _FEW else _tried(run, state, fp32, precision, io, aim)

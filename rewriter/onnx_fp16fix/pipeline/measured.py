@@ -22,14 +22,16 @@ from onnx_fp16fix.plan import Place, Prices
 from onnx_fp16fix.plan.bodies import executions
 from onnx_fp16fix.plan.variables import price_of_fp32
 
-__all__ = ["measured_islands"]
+__all__ = ["elements_of_a_run", "measured_islands"]
 
 _HELD = 2
 """Samples, the worst ones, that all trials run."""
-_ALONE = 192
-"""Blocks measured alone."""
-_SETS = 128
-"""Sets of nodes tried."""
+_ALONE, _LEAST_ALONE = 192, 32
+"""Blocks measured alone: at most, and where that would take too long."""
+_SETS = 2 / 3
+"""Sets of nodes tried, for each block measured alone."""
+_FLOPS = 16.0
+"""Multiply-adds times two that take about as long as rounding one element."""
 _ROOM = 0.25
 """Where the aim is out of reach: how far from the least error towards the limit the result may lie."""
 _BETTER = 0.75
@@ -49,18 +51,36 @@ class _Block:
 
 
 def measured_islands(
-    run: Run, state: State, emitted: Emitted, aim: float, limit: float, *, products: bool = True
+    run: Run,
+    state: State,
+    emitted: Emitted,
+    aim: float,
+    limit: float,
+    *,
+    effort: float = 2e10,
+    products: bool = True,
 ) -> dict[Place, str] | None:
     """FP32 nodes, with reasons, that bring the error of the outputs to ``aim`` at best and to ``limit`` at least.
 
-    None where no nodes do that, or matrix products would have to be among them and ``products`` forbids it.
+    ``effort``: elements to round in blocks measured alone; fewer than 32 blocks of a large model tell nothing, so that
+    these are measured in any case. None where no nodes do that, or matrix products would have to be among them and
+    ``products`` forbids it.
     """
-    return _Search(run, state, emitted).islands(aim, limit, products)
+    blocks = max(_LEAST_ALONE, min(_ALONE, int(effort / (_HELD * elements_of_a_run(state)))))
+    return _Search(run, state, emitted, blocks).islands(aim, limit, products)
+
+
+def elements_of_a_run(state: State) -> float:
+    """What simulating one sample takes, in elements rounded: those of all tensors, and products at what they cost."""
+    facts = state.facts
+    samples = max(1, facts.ranges.samples)
+    elements = sum(entry.count + entry.nonfinite for entry in facts.ranges.tensors.values()) / samples
+    return max(1.0, elements + sum(flops(facts.node_view(node)) for node in facts.scope.nodes) / _FLOPS)
 
 
 class _Search:
-    def __init__(self, run: Run, state: State, emitted: Emitted) -> None:
-        self._run, self._state = run, state
+    def __init__(self, run: Run, state: State, emitted: Emitted, blocks: int) -> None:
+        self._run, self._state, self._blocks = run, state, blocks
         self._facts = {path: replace(state.facts, scope=scope) for path, scope in state.view.scopes.items()}
         self._places = Places(build_view(emitted.fp32).main)
         rescaled = emitted.rescaled
@@ -100,7 +120,7 @@ class _Search:
             return None
         if threshold > _BETTER * error:
             return None
-        with self._run.progress.step("measure nodes", 2 * _ALONE) as step:
+        with self._run.progress.step("measure nodes", 2 * self._blocks) as step:
             blocks = [
                 block
                 for numbers in (cheap, heavy)
@@ -127,7 +147,7 @@ class _Search:
         done: list[_Block] = []
         first = measured(numbers)
         waiting = [(-first.error, first.nodes[0], first)]
-        for _ in range(_ALONE // 2):
+        for _ in range(self._blocks // 2):
             if not waiting or -waiting[0][0] <= negligible:
                 break
             block = heapq.heappop(waiting)[2]
@@ -149,7 +169,7 @@ class _Search:
 
             if not passes(frozenset(range(len(blocks)))):
                 return None
-            trials = Trials(passes, _SETS, step.advance)
+            trials = Trials(passes, int(_SETS * self._blocks), step.advance)
             best = list(range(len(blocks)))
             try:
                 for smaller in minimise(best, trials.passes):
