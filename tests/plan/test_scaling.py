@@ -13,8 +13,9 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx_fp16fix.calibrate import calibrate, open_data
 from onnx_fp16fix.graph import build_view
 from onnx_fp16fix.model import wrap_model
-from onnx_fp16fix.plan import Plan, make_plan, planner
+from onnx_fp16fix.plan import Plan, make_plan, planner, region
 from onnx_fp16fix.plan.ties import Ties
+from onnx_text import model
 from plan.random_graphs import Step, build, feed, graphs
 
 
@@ -83,6 +84,28 @@ def test_no_plan_is_dearer_than_that_of_the_whole_program(steps: list[Step]) -> 
     if (found := plans(steps)) is not None:
         first, whole = found
         assert first.cost <= whole.cost * 1.002 + 1e-6
+
+
+def test_a_mul_at_the_border_moves_to_where_it_costs_less() -> None:
+    """Linear attention over 1024 rows, queries, keys and values of one scale: a Mul for the 16 sums of keys serves as
+    well as one for all results."""
+    random = np.random.default_rng(0)
+    proto = model(
+        """(float[1024, 16] x) => (float[1024, 16] y) {
+            m = MatMul(x, w) f, g, v = Split<axis = 1>(m) q = Relu(f) k = Relu(g)
+            t = Transpose<perm = [1, 0]>(k) kv = MatMul(t, v) h = MatMul(q, kv)
+            z = ReduceL1<axes = [1]>(t) d = MatMul(q, z) y = Div(h, d)
+        }""",
+        {"w": random.uniform(-7.5, 7.5, (16, 48))},
+    )
+    feed = {"x": random.standard_normal((1024, 16), np.float32) * 3}
+    scope = build_view(wrap_model(proto)).main
+    ranges = calibrate(proto, open_data([feed], proto))
+    whole = make_plan(scope, ranges)
+    with mock.patch.object(region, "_WHOLE", 0):
+        parts = make_plan(scope, ranges)
+    assert whole.inserted_muls() == 1
+    assert parts.cost <= whole.cost * 1.1
 
 
 def chain(blocks: int) -> onnx.ModelProto:

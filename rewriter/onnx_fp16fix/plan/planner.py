@@ -119,9 +119,10 @@ def _solve_scaling(problem: Problem, settings: _Settings) -> Solution | None:
     found = scale_alone(problem, settings.time_limit)
     if found is None:
         return None
-    large = not is_small(len(problem.nodes))
-    price = found.price if large else found.price + sum(found.muls.values())
-    if not found.breached and price <= problem.prices.launch:
+    large, launch = not is_small(len(problem.nodes)), problem.prices.launch
+    # a Mul at the border may be worth less inside; in a large region it has to be a heavy one to be looked at
+    muls = sum(price for price in found.muls.values() if not large or price > 2 * launch)
+    if not found.breached and found.price + muls <= launch:
         return found.solution
     if not large or settings.max_fp32_flops is not None:
         return None

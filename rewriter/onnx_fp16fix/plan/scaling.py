@@ -35,8 +35,8 @@ class Scaling:
     """``price``: of lost bits and casts; ``muls``: of those at the border, by tensor; ``breached``: whether any tensor
     asks for more than exponents can give. ``solution.cost`` counts steps as well.
 
-    ``paid``: tensors by identity, and nodes, where something is paid or asked for in vain; ``tied``: these and
-    all whose exponents are tied to theirs.
+    ``paid``: tensors by identity, and nodes, where something is paid (Muls too) or asked for in vain; ``tied``: these
+    and all whose exponents are tied to theirs.
     """
 
     solution: Solution
@@ -204,6 +204,7 @@ class _Unknowns:
         muls = {key: each for key, (v, each) in demands.charges.items() if chosen[v]}
         paid = np.zeros(len(self.of), bool)
         paid[self.variable[excess > 0]] = True
+        paid[[variable for variable, _ in demands.charges.values() if chosen[variable]]] = True
         paid[0] = False
         tied = np.zeros(len(values), bool)
         tied[self.of[paid]] = True
