@@ -34,9 +34,13 @@ def planned_findings(before: State, planned: State, after: State, done: Sequence
 
 def _final_remedy(view: GraphView, state: State, done: Iterable[Finding]) -> Callable[[ScopePath, Risk], str]:
     """Words for a risk of a node of ``view``, of which ``state`` is what became; ``done``: what rules did."""
+    plans = dict(state.plan.scopes())
+    if state.view is view:
+        return lambda path, risk: plan_remedy(
+            view.scopes[path], plans.get(path, Plan()), risk, state.half_type
+        )
     names = node_names(view)
     places = {name: place for place, name in node_names(state.view).items()}
-    plans = dict(state.plan.scopes())
     rules = {
         (finding.scope, node): finding.rule
         for finding in done
