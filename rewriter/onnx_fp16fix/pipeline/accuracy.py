@@ -97,14 +97,15 @@ def _mend_measured(
 ) -> Mended | None:
     """What ranges and amplification do not explain: FP32 for the nodes that measurably cost the most for the least.
 
-    Down to the type's own rounding floor at most; matrix products only where that is below the tolerance. None where
+    Down to the type's own rounding floor at most; matrix products only where the error is not FP16's own. None where
     that neither reaches it nor halves the ``error``.
     """
     with run.progress.step("rounding floor"):
         floor = rounding_floor(run.model, run.dataset, state.half_type.bits)
     if math.isinf(floor):  # other elements are selected: that is no matter of how exact they are
         floor = 0.0
-    limit, products = max(tolerance, floor), floor <= tolerance and state.max_fp32_flops is None
+    limit = max(tolerance, floor)
+    products = state.max_fp32_flops is None and (floor <= tolerance or error > _FLOORS * floor)
     fp32 = measured_islands(run, state, emitted, _ROOM * tolerance, limit, products=products)
     return None if fp32 is None else _tried(run, state, fp32, precision, io, max(limit, _WORTHWHILE * error))
 
