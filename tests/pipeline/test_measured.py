@@ -80,10 +80,13 @@ def test_matrix_products_go_to_fp32_where_nothing_cheaper_helps() -> None:
 
 
 def test_a_large_model_within_the_tolerance_is_not_searched_for_more_room() -> None:
-    proto, feed = chain(27.0, 9.0, 3.0)
+    proto, feed = chain(20.0, 7.0, 2.0)
     rows = proto.graph.input[0].type.tensor_type.shape.dim[0]
     rows.dim_value = proto.graph.output[0].type.tensor_type.shape.dim[0].dim_value = 20_000
     outcome = onnx_fp16fix.fix(proto, {"x": np.repeat(feed["x"], 20_000, axis=0)}, tensorrt="off")
     assert outcome.run.status == "ok"
     assert outcome.plan is not None
     assert outcome.plan.fp32_nodes == []
+    small = onnx_fp16fix.fix(chain(20.0, 7.0, 2.0)[0], feed, tensorrt="off")
+    assert small.plan is not None
+    assert small.plan.fp32_nodes == ["a"]
