@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import onnx
@@ -84,9 +84,21 @@ def subgraphs(node: onnx.NodeProto) -> Iterator[tuple[str, onnx.GraphProto]]:
                 yield f"{attribute.name}:{position}", graph
 
 
+@lru_cache(maxsize=1024)
+def _may_hold_bodies(domain: str, op: str) -> bool:
+    """Whether nodes of this type have an attribute that is a graph; true where no schema can tell."""
+    if domain not in ("", "ai.onnx") or not onnx.defs.has(op):
+        return True
+    kinds = onnx.defs.OpSchema.AttrType
+    return any(
+        attribute.type in (kinds.GRAPH, kinds.GRAPHS)
+        for attribute in onnx.defs.get_schema(op).attributes.values()
+    )
+
+
 def _walk(scope: Scope) -> Iterator[Scope]:
     yield scope
     for index, node in enumerate(scope.graph.node):
-        if node.attribute:  # most nodes of a large graph have none
+        if _may_hold_bodies(node.domain, node.op_type):  # quicker than looking at all attributes
             for element, graph in subgraphs(node):
                 yield from _walk(Scope((*scope.path, f"{index}:{element}"), graph, scope))
