@@ -10,6 +10,7 @@ anything is not right.
 from __future__ import annotations
 
 import json
+import os
 import sys
 import sysconfig
 from collections.abc import Iterator
@@ -48,12 +49,17 @@ def real_files(folders: list[Path], count: int) -> list[Path]:
 
 def walk(folder: Path) -> Iterator[Path]:
     """Visible files that fill the model's window of 2048 bytes; in shorter ones it sees mostly padding."""
-    for path in sorted(folder.rglob("*")):
-        inside = path.relative_to(folder).parts
-        hidden = any(
-            part[0] == "." or part in ("__pycache__", "demo-out", "site-packages") for part in inside
-        )
-        if not hidden and path.is_file() and path.stat().st_size >= 2048:
+    paths: list[Path] = []
+    for root, inside, names in os.walk(folder):
+        # left out here, or the whole of site-packages would be listed
+        inside[:] = [
+            name
+            for name in inside
+            if name[0] != "." and name not in ("__pycache__", "demo-out", "site-packages")
+        ]
+        paths += [Path(root, name) for name in names if name[0] != "."]
+    for path in sorted(paths):
+        if path.is_file() and path.stat().st_size >= 2048:
             yield path
 
 
