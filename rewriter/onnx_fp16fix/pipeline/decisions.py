@@ -4,6 +4,7 @@ each tensor that gives up bits, and what enters or leaves a body in FP32."""
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence, Set
+from functools import partial
 
 from onnx_fp16fix.calibrate.ranges import tensor_key
 from onnx_fp16fix.document import Finding, PlanEntry
@@ -52,6 +53,7 @@ def _scope_findings(
 ) -> list[Finding]:
     findings, where = [], place_of(scope)
     groups: dict[str, list[ViewNode]] = {}
+    tell = partial(Finding, severity="info", status="fixed", scope=where)
     for index, why in plan.fp32.items():
         if (where, scope.nodes[index].label) not in said:
             groups.setdefault(why, []).append(scope.nodes[index])
@@ -60,13 +62,10 @@ def _scope_findings(
         node = scope.nodes[index]
         why = plan.muls_why[index, position]
         findings.append(
-            Finding(
+            tell(
                 name=f"{half.name}-rescaled-operand",
                 kind="structure",
-                severity="info",
-                status="fixed",
                 message=f"a Mul by 2**{-shift} goes before {node.op}: {why}",
-                scope=where,
                 node=node.label,
                 tensor=node.inputs[position].name,
                 facts={"exponent": -shift},
@@ -74,13 +73,10 @@ def _scope_findings(
         )
     for name, bits in plan.lost_bits.items():
         findings.append(
-            Finding(
+            tell(
                 name=f"{half.name}-lost-bits",
                 kind="precision",
-                severity="info",
-                status="fixed",
                 message=f"'{name}' is stored so small that its typical values give up {bits} of {half.bits} bits",
-                scope=where,
                 tensor=name,
                 facts={"bits": bits},
             )
@@ -90,13 +86,10 @@ def _scope_findings(
         kept.setdefault(why, []).append(name)
     for why, names in kept.items():
         findings.append(
-            Finding(
+            tell(
                 name=f"{half.name}-fp32-border",
                 kind="structure",
-                severity="info",
-                status="fixed",
                 message=f"FP32 enters or leaves the body as {', '.join(map(repr, names))}: {why}",
-                scope=where,
                 tensor=names[0],
             )
         )
