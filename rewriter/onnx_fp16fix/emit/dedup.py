@@ -45,11 +45,11 @@ def share_constants(model: Model) -> Model:
 
 def _promised(graph: onnx.GraphProto) -> set[str]:
     """Names that belong to others too: of inputs, outputs, and whatever bodies read."""
-    inside = (body for node in graph.node if node.attribute for _, body in subgraphs(node))
+    inside = (body for node in graph.node for _, body in subgraphs(node))
     return {info.name for info in (*graph.input, *graph.output)}.union(*map(_read_in, inside))
 
 
 def _read_in(body: onnx.GraphProto) -> set[str]:
     names = {name for node in body.node for name in node.input} | {info.name for info in body.output}
-    inside = (inner for node in body.node if node.attribute for _, inner in subgraphs(node))
+    inside = (inner for node in body.node for _, inner in subgraphs(node))
     return names.union(*map(_read_in, inside))

@@ -74,16 +74,6 @@ class Model:
         return Model(proto, self.base_dir, self.path, spools=self.spools)
 
 
-def subgraphs(node: onnx.NodeProto) -> Iterator[tuple[str, onnx.GraphProto]]:
-    """The bodies of a node with the path element that names each, relative to the node."""
-    for attribute in node.attribute:
-        if attribute.type == onnx.AttributeProto.GRAPH:
-            yield f"{attribute.name}:0", attribute.g
-        elif attribute.type == onnx.AttributeProto.GRAPHS:
-            for position, graph in enumerate(attribute.graphs):
-                yield f"{attribute.name}:{position}", graph
-
-
 @lru_cache(maxsize=1024)
 def _may_hold_bodies(domain: str, op: str) -> bool:
     """Whether nodes of this type have an attribute that is a graph; true where no schema can tell."""
@@ -96,9 +86,20 @@ def _may_hold_bodies(domain: str, op: str) -> bool:
     )
 
 
+def subgraphs(node: onnx.NodeProto) -> Iterator[tuple[str, onnx.GraphProto]]:
+    """The bodies of a node with the path element that names each, relative to the node."""
+    if not _may_hold_bodies(node.domain, node.op_type):  # quicker than looking at all attributes
+        return
+    for attribute in node.attribute:
+        if attribute.type == onnx.AttributeProto.GRAPH:
+            yield f"{attribute.name}:0", attribute.g
+        elif attribute.type == onnx.AttributeProto.GRAPHS:
+            for position, graph in enumerate(attribute.graphs):
+                yield f"{attribute.name}:{position}", graph
+
+
 def _walk(scope: Scope) -> Iterator[Scope]:
     yield scope
     for index, node in enumerate(scope.graph.node):
-        if _may_hold_bodies(node.domain, node.op_type):  # quicker than looking at all attributes
-            for element, graph in subgraphs(node):
-                yield from _walk(Scope((*scope.path, f"{index}:{element}"), graph, scope))
+        for element, graph in subgraphs(node):
+            yield from _walk(Scope((*scope.path, f"{index}:{element}"), graph, scope))

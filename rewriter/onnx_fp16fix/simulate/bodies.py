@@ -126,7 +126,7 @@ def _matching(
 
 
 def _has_bodies(node: onnx.NodeProto) -> bool:
-    return bool(node.attribute) and next(subgraphs(node), None) is not None
+    return next(subgraphs(node), None) is not None
 
 
 def _names(node: onnx.NodeProto) -> set[str]:
@@ -137,7 +137,7 @@ def _names(node: onnx.NodeProto) -> set[str]:
 def inner_tensors(graph: onnx.GraphProto, path: ScopePath = ()) -> Iterator[tuple[ScopePath, list[str]]]:
     """Names that each body inside makes or is fed, bodies in the order of their nodes."""
     for index, node in enumerate(graph.node):
-        for element, body in subgraphs(node) if node.attribute else ():
+        for element, body in subgraphs(node):
             inner = (*path, f"{index}:{element}")
             names = [info.name for info in body.input]
             made = (n for node in body.node if node.op_type != "Constant" for n in node.output if n)
@@ -199,7 +199,7 @@ def _opened(proto: onnx.ModelProto, places: Collection[ScopePath]) -> frozenset[
 
     def names(graph: onnx.GraphProto, path: ScopePath) -> Iterator[str]:
         for index, node in enumerate(graph.node):
-            for element, body in subgraphs(node) if node.attribute else ():
+            for element, body in subgraphs(node):
                 inner = (*path, f"{index}:{element}")
                 if inner in places:
                     yield from filter(None, node.output)

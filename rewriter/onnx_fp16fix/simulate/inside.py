@@ -45,7 +45,7 @@ def _keys(graph: onnx.GraphProto, path: ScopePath, places: Mapping[ScopePath, Sc
     if own:
         yield from (tensor_key(own, info.name) for info in graph.input)
     for index, node in enumerate(graph.node):
-        for element, body in subgraphs(node) if node.attribute and places else ():
+        for element, body in subgraphs(node) if places else ():
             inner = (*path, f"{index}:{element}")
             if inner in places:
                 yield from _keys(body, inner, places)
@@ -100,7 +100,7 @@ def harmless_inside(graph: onnx.GraphProto, tensors: Mapping[str, TensorError]) 
 
 def _bodies(graph: onnx.GraphProto, path: ScopePath) -> Iterator[tuple[ScopePath, onnx.GraphProto]]:
     for index, node in enumerate(graph.node):
-        for element, body in subgraphs(node) if node.attribute else ():
+        for element, body in subgraphs(node):
             inner = (*path, f"{index}:{element}")
             yield inner, body
             yield from _bodies(body, inner)

@@ -191,7 +191,7 @@ class _ScopeWriter:
         for position, name in enumerate(node.input):
             exact = self._half(name) and not self._rounder.takes_half(node, position)
             copy.input.append(self._unrounded(name) if exact else self._read.get(name, name))
-        bodies = dict(subgraphs(node)) if node.attribute else {}
+        bodies = dict(subgraphs(node))
         if node.op_type == "Loop" and not node.domain and _decides(bodies["body:0"]):
             copy.input[0] = self._limited(copy.input[0])
         for attribute in node.attribute:
