@@ -65,18 +65,14 @@ def mend_accuracy(
 ) -> tuple[State, Emitted]:
     """The outputs miss the tolerance in simulation: put what loses the accuracy into FP32."""
 
-    def attempt(fp32: Mapping[Place, str]) -> tuple[State, Emitted]:
-        trial = planned(replace(state, wished={**state.wished, **fp32}))
-        return trial, emit(run, trial, precision, io)
-
     def measure(fp32: Mapping[Place, str]) -> float:
-        return simulate(run, attempt(fp32)[1], "outputs").output_rel_l2
+        return simulate(run, _with_fp32(run, state, fp32, precision, io)[1], "outputs").output_rel_l2
 
     with run.progress.step("refine"):
         candidates = suspects(_measured(run, state, report))
         fp32 = refine(candidates, report.output_rel_l2, tolerance, measure)
     _tell(run, state, fp32)
-    return attempt(fp32)
+    return _with_fp32(run, state, fp32, precision, io)
 
 
 def measure_up(
@@ -138,13 +134,20 @@ def _spare_room(
 def _tried(
     run: Run, state: State, fp32: Mapping[Place, str], precision: Precision, io: Io, limit: float
 ) -> Mended | None:
-    trial = planned(replace(state, wished={**state.wished, **fp32}))
-    emitted = emit(run, trial, precision, io)
+    trial, emitted = _with_fp32(run, state, fp32, precision, io)
     report = simulate(run, emitted)
     if not report.output_rel_l2 <= limit:
         return None
     _tell(run, state, fp32)
     return trial, emitted, report
+
+
+def _with_fp32(
+    run: Run, state: State, fp32: Mapping[Place, str], precision: Precision, io: Io
+) -> tuple[State, Emitted]:
+    """Planned again and emitted with these nodes, and why, in FP32 as well."""
+    trial = planned(replace(state, wished={**state.wished, **fp32}))
+    return trial, emit(run, trial, precision, io)
 
 
 def _tell(run: Run, state: State, fp32: Mapping[Place, str]) -> None:
