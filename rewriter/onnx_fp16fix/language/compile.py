@@ -9,7 +9,6 @@ from fractions import Fraction
 
 from onnx_fp16fix.errors import Problem
 from onnx_fp16fix.language import operations
-from onnx_fp16fix.language.combine import may_nest
 from onnx_fp16fix.language.expression import (
     Binary,
     Call,
@@ -22,6 +21,7 @@ from onnx_fp16fix.language.expression import (
     Text,
     Unary,
 )
+from onnx_fp16fix.language.flatten import flatten, kind_of, number_of, power_of
 from onnx_fp16fix.language.pattern import (
     Absent,
     Capture,
@@ -112,8 +112,8 @@ class _Compiler:
     def pattern(self, expr: Expr) -> Pattern:
         if isinstance(expr, Name):
             return self.name(expr)
-        if isinstance(expr, Number) or _number(expr) is not None:
-            return Combination("+", (), _number(expr))
+        if isinstance(expr, Number) or number_of(expr) is not None:
+            return Combination("+", (), number_of(expr))
         if isinstance(expr, Binary) and expr.op == "|":
             return self.either(expr)
         if isinstance(expr, Binary) and expr.op == "@":
@@ -122,7 +122,7 @@ class _Compiler:
             )
         if isinstance(expr, Call) and expr.function == "Neg" and len(expr.args) == 1:
             return self.combination(Unary("-", expr.args[0], expr.place))
-        if isinstance(expr, Binary | Unary) or _is_root(expr):
+        if isinstance(expr, Binary | Unary) or power_of(expr) is not None:
             return self.combination(expr)
         if isinstance(expr, Call):
             return self.call(expr)
@@ -183,60 +183,20 @@ class _Compiler:
         return Either(tuple(options))
 
     def combination(self, expr: Expr) -> Pattern:
-        kind = "+" if isinstance(expr, Binary) and expr.op in "+-" else "*"
-        if isinstance(expr, Unary) and not (isinstance(expr.operand, Binary) and expr.operand.op in "*/"):
-            kind = "+"
-        parts: list[tuple[Pattern, Fraction]] = []
+        kind = kind_of(expr)
+        parts: list[tuple[Pattern, int | Fraction]] = []
         numbers: list[float] = []
-        self.flatten(kind, expr, Fraction(1), parts, numbers)
-        if kind == "*":
-            number = math.prod(numbers) if numbers else None
-            number = None if number == 1 else number
-        else:
-            number = math.fsum(numbers) if numbers else None
-            number = None if number == 0 else number
-        return Combination(kind, tuple((part, whole(weight)) for part, weight in parts), number)
-
-    def flatten(
-        self,
-        kind: str,
-        expr: Expr,
-        weight: Fraction,
-        parts: list[tuple[Pattern, Fraction]],
-        numbers: list[float],
-    ) -> None:
-        value = _number(expr)
-        if value is not None:
-            numbers.append(self.power(expr, value, weight) if kind == "*" else value * float(weight))
-        elif kind == "+" and isinstance(expr, Binary) and expr.op in ("+", "-"):
-            self.flatten(kind, expr.left, weight, parts, numbers)
-            self.flatten(kind, expr.right, weight if expr.op == "+" else -weight, parts, numbers)
-        elif kind == "+" and isinstance(expr, Unary) and expr.op == "-":
-            self.flatten(kind, expr.operand, -weight, parts, numbers)
-        elif kind == "*" and isinstance(expr, Unary) and expr.op == "-":
-            numbers.append(-1.0)
-            self.flatten(kind, expr.operand, weight, parts, numbers)
-        elif kind == "*" and isinstance(expr, Binary) and expr.op in ("*", "/"):
-            self.flatten(kind, expr.left, weight, parts, numbers)
-            self.flatten(kind, expr.right, weight if expr.op == "*" else -weight, parts, numbers)
-        elif kind == "*" and (power := _power(expr)) is not None and may_nest(power[1], weight):
-            self.flatten(kind, power[0], weight * power[1], parts, numbers)
-        elif isinstance(expr, Binary) and expr.op == "**" and _power(expr) is None:
-            self.report(expr.place, "RULE-PATTERN", "the exponent in a pattern must be a number")
-        elif isinstance(expr, Unary) and expr.op == "not":
-            self.report(expr.place, "RULE-PATTERN", "'not' cannot stand in a pattern; write Not(x)")
-        else:
-            parts.append((self.pattern(expr), weight))
-
-    def power(self, expr: Expr, value: float, weight: Fraction) -> float:
-        try:
-            result = value ** float(weight)
-        except (OverflowError, ZeroDivisionError):
-            result = math.nan
-        if not isinstance(result, float) or not math.isfinite(result):
-            self.report(expr.place, "RULE-NUMBER", "this number cannot be raised to that power")
-            return 1.0
-        return result
+        for item in flatten(kind, expr):
+            if isinstance(item, Problem):
+                self.problems.append(item)
+            elif isinstance(item, tuple):
+                part, weight = item
+                parts.append((self.pattern(part), whole(weight)))
+            else:
+                numbers.append(item)
+        joined, neutral = (math.prod, 1) if kind == "*" else (math.fsum, 0)
+        number = joined(numbers) if numbers else None
+        return Combination(kind, tuple(parts), None if number == neutral else number)
 
     def call(self, call: Call) -> Pattern:
         if call.function == "moved":
@@ -270,7 +230,7 @@ class _Compiler:
         return Absent() if isinstance(expr, Name) and expr.id == "None" else self.pattern(expr)
 
     def extremum(self, op: str, call: Call, args: tuple[Pattern, ...]) -> Pattern:
-        values = [_number(argument) for argument in call.args]
+        values = [number_of(argument) for argument in call.args]
         numbers = [value for value in values if value is not None]
         if len(numbers) > 1:
             return self.report(
@@ -282,7 +242,7 @@ class _Compiler:
     def attribute(self, value: Expr) -> None:
         if isinstance(value, Name) and value.id != "_":
             self.uses.attributes.setdefault(value.id, value.place)
-        elif not isinstance(value, Name | Text | Listing) and _number(value) is None:
+        elif not isinstance(value, Name | Text | Listing) and number_of(value) is None:
             message = "an attribute in a pattern is a number, a text, a list or a name"
             self.report(value.place, "RULE-PATTERN", message)
 
@@ -327,37 +287,3 @@ def _alternatives(expr: Expr) -> Iterable[Expr]:
         yield from _alternatives(expr.right)
     else:
         yield expr
-
-
-def _number(expr: Expr) -> float | None:
-    """The value of a number, of a number with a sign, or of ``2 ** -14``."""
-    if isinstance(expr, Number):
-        return expr.value
-    if isinstance(expr, Unary) and expr.op == "-":
-        value = _number(expr.operand)
-        return None if value is None else -value
-    if isinstance(expr, Binary) and expr.op in ("*", "/", "**"):
-        left, right = _number(expr.left), _number(expr.right)
-        if left is None or right is None:
-            return None
-        try:
-            result = left**right if expr.op == "**" else left * right if expr.op == "*" else left / right
-        except (OverflowError, ZeroDivisionError):
-            return math.nan
-        return result if isinstance(result, float) else math.nan
-    return None
-
-
-def _is_root(expr: Expr) -> bool:
-    """``Sqrt(a)`` and ``Reciprocal(a)``: powers, spelled as functions."""
-    return isinstance(expr, Call) and expr.function in ("Sqrt", "Reciprocal") and len(expr.args) == 1
-
-
-def _power(expr: Expr) -> tuple[Expr, Fraction] | None:
-    if isinstance(expr, Call) and len(expr.args) == 1 and expr.function in ("Sqrt", "Reciprocal"):
-        return expr.args[0], Fraction(1, 2) if expr.function == "Sqrt" else Fraction(-1)
-    if isinstance(expr, Binary) and expr.op == "**":
-        exponent = _number(expr.right)
-        if exponent is not None and math.isfinite(exponent) and exponent:
-            return expr.left, Fraction(exponent).limit_denominator(64)
-    return None
