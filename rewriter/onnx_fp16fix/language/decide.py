@@ -9,7 +9,8 @@ from typing import Any, cast
 import onnx_graphsurgeon as gs
 
 from onnx_fp16fix.graph import GraphView, ScopeView, ViewNode
-from onnx_fp16fix.language.edit import Edit, ScopeEditor
+from onnx_fp16fix.language.edit import Edit
+from onnx_fp16fix.language.editor import ScopeEditor
 from onnx_fp16fix.language.emitter import METADATA_KEY, Untranslatable
 from onnx_fp16fix.language.evaluate import evaluate
 from onnx_fp16fix.language.expression import Expr

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Mapping
 
 from onnx import AttributeProto, NodeProto
 
 from onnx_fp16fix.graph import ScopeView
 from onnx_fp16fix.language.bindings import Match
 from onnx_fp16fix.language.emitter import METADATA_KEY
+from onnx_fp16fix.language.owned import owned_nodes
 from onnx_fp16fix.language.rule import Rule
 from onnx_fp16fix.model import Names, Patch
 
@@ -17,7 +17,7 @@ __all__ = ["Rewirer"]
 
 
 class Rewirer:
-    """Edits of ``set`` in one scope, written into its patch."""
+    """Edits of matched nodes in one scope, written into its patch."""
 
     def __init__(self, scope: ScopeView, patch: Patch, names: Names) -> None:
         self.scope, self.patch, self.names = scope, patch, names
@@ -34,7 +34,7 @@ class Rewirer:
         renamed: dict[str, str] = {}
         results = {str(tensor.name) for tensor in match.results}
         changed = self._affected(match, {index for index, _ in (*slots, *attributes)})
-        taken = self._owned(match, changed)
+        taken = owned_nodes(self.scope, match, changed)
         for index in sorted(changed):
             node = self.scope.nodes[index]
             proto = NodeProto()
@@ -101,35 +101,6 @@ class Rewirer:
                 changed.add(index)
                 names.update(tensor.name for tensor in node.outputs if tensor.name)
         return changed
-
-    def _owned(self, match: Match, changed: set[int]) -> set[int]:
-        """Nodes that nothing needs as they are; what a node reads that stays for others stays as well."""
-        results = {id(tensor) for tensor in match.results}
-        roots = {root.index for root in match.roots}
-        going = set(roots)
-        while True:
-            owned = set(going)
-            for index in sorted(changed - roots, reverse=True):
-                if self._is_inside(self.scope.nodes[index].outputs, owned):
-                    owned.add(index)
-            further = {
-                index: [tensor for tensor in self.scope.nodes[index].outputs if id(tensor) not in results]
-                for index in going
-            }
-            needed = {index for index in going if not self._is_inside(further[index], owned)}
-            if not needed:
-                return owned
-            going -= needed
-
-    def _is_inside(self, tensors: Iterable[Any], owned: set[int]) -> bool:
-        for tensor in tensors:
-            if tensor.is_empty():
-                continue
-            if self.scope.outside_uses(tensor):
-                return False
-            if any(node.index not in owned for node, _ in self.scope.consumers(tensor)):
-                return False
-        return True
 
     def mark(self, proto: NodeProto, rule: Rule) -> None:
         if self.scope.model.proto.ir_version >= 10 and all(
