@@ -33,6 +33,7 @@ from onnx_fp16fix.simulate import (
     compare_simulated,
 )
 from onnx_fp16fix.verify.backends import onnxruntime, tensorrt
+from onnx_fp16fix.verify.backends.tensorrt_apart import build_apart
 from onnx_fp16fix.wording import spelled
 
 __all__ = ["Tolerances", "Verified", "simulation_check", "usual_tolerance", "verify_models"]
@@ -276,4 +277,4 @@ def _build(
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
         save_model(model, path)
-        return tensorrt.build(path, typed=typed, shapes=shapes)
+        return build_apart(path, typed=typed, shapes=shapes)

@@ -2,13 +2,13 @@
 
 One adapter serves ``tensorrt`` 10 and 11 and ``tensorrt_rtx``: it asks what a package offers, never which version
 it is. ``tensorrt_rtx`` builds on a machine without a GPU; ``tensorrt`` needs one, and counts as not available
-otherwise. Building happens in this process: no model was seen to crash the builder, only to make it refuse.
+otherwise. ``build`` works in this process, which a crash of the builder ends: see ``tensorrt_apart``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -49,6 +49,7 @@ def build(
     typed: bool,
     shapes: Mapping[str, Sequence[int]] | None = None,
     shape_values: Mapping[str, Sequence[int]] | None = None,
+    note: Callable[[TensorRTReport], None] = lambda known: None,
 ) -> TensorRTReport | None:
     """Parse and build a model; None when no usable TensorRT is installed (see ``why_not_available``).
 
@@ -56,12 +57,13 @@ def build(
     the ONNX types decide; otherwise the builder is asked for FP16 where the package still has that switch.
     ``shapes`` gives the shape of each input (those of the calibration feeds; an unknown dimension becomes 1) and
     ``shape_values`` the values of inputs that hold a shape. What TensorRT refuses is in ``errors``, never raised.
+    ``note`` is told what is known before each step.
     """
     for package in _PACKAGES:
         trt, builder, log = _open(package)
         if trt is not None and builder is not None:
             job = _Build(trt, builder, log, typed)
-            return job.run(model, base_dir, shapes or {}, shape_values or {})
+            return job.run(model, base_dir, shapes or {}, shape_values or {}, note)
     return None
 
 
@@ -114,23 +116,20 @@ class _Build:
         base_dir: Path | None,
         shapes: Mapping[str, Sequence[int]],
         values: Mapping[str, Sequence[int]],
+        note: Callable[[TensorRTReport], None],
     ) -> TensorRTReport:
-        parsed = self._parse(model, base_dir)
-        types = list(self._layer_types()) if parsed else []
-        built = parsed and self._build(shapes, values)
-        known = bool(types) and self.fp16 is None
-        return TensorRTReport(
-            package=self.trt.__name__,
-            version=str(getattr(self.trt, "__version__", "unknown")),
-            parsed=parsed,
-            built=built,
-            half_layer_share=sum(bool(names & _HALF_TYPES) for names in types) / len(types)
-            if known
-            else None,
-            layers=len(types),
-            warnings=tuple(dict.fromkeys(self.log.warnings)),
-            errors=() if built else self._errors(),
-        )
+        version = str(getattr(self.trt, "__version__", "unknown"))
+        report = TensorRTReport(self.trt.__name__, version, False, False, None, 0, (), ())
+        note(report)
+        if self._parse(model, base_dir):
+            types = list(self._layer_types())
+            halves = sum(bool(names & _HALF_TYPES) for names in types)
+            share = halves / len(types) if types and self.fp16 is None else None
+            report = replace(report, parsed=True, half_layer_share=share, layers=len(types))
+            note(report)
+            report = replace(report, built=self._build(shapes, values))
+        warnings = tuple(dict.fromkeys(self.log.warnings))
+        return replace(report, warnings=warnings, errors=() if report.built else self._errors())
 
     def _network_flags(self) -> int:
         flags = self.trt.NetworkDefinitionCreationFlag
