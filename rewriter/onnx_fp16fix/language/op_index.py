@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from onnx_fp16fix.graph import ScopeView, ViewNode
-from onnx_fp16fix.language.canonical import DOING_NOTHING
 from onnx_fp16fix.language.combine import TREE_DEPTH
+from onnx_fp16fix.language.constants import DOING_NOTHING
 from onnx_fp16fix.language.pattern import Combination, Either, Inner, Operation, Pattern, Roots
 from onnx_fp16fix.language.roots import needed_ops, root_ops, root_slot, start_ops
 from onnx_fp16fix.language.rule import Variable

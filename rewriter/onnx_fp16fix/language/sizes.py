@@ -20,7 +20,7 @@ from onnx_fp16fix.graph import ConstantTensor, ViewNode
 from onnx_fp16fix.language.terms import Term
 
 if TYPE_CHECKING:
-    from onnx_fp16fix.language.canonical import Canonical
+    from onnx_fp16fix.language.constants import Constants
 
 __all__ = ["SIZE_OPS", "Size", "Sizes"]
 
@@ -51,7 +51,7 @@ def _times(sizes: Iterable[Size]) -> Size:
 class Sizes:
     """Sizes of one scope, kept by tensor."""
 
-    def __init__(self, view: Canonical) -> None:
+    def __init__(self, view: Constants) -> None:
         self.view = view
         self._known: dict[int, Vector | None] = {}
 
