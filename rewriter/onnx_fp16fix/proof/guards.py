@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from onnx_fp16fix.language.cases import parse_given, run_case
 from onnx_fp16fix.language.expression import Compare, Number, Suite, Unary
 from onnx_fp16fix.language.rule import Case, Rule
-from onnx_fp16fix.proof.respell import places
+from onnx_fp16fix.proof.operands import places
 from onnx_fp16fix.proof.text import expression_text
 
 __all__ = ["Mutant", "cases_notice", "mutants", "near_cases"]

@@ -17,8 +17,9 @@ from onnx_fp16fix.proof.equality import compare
 from onnx_fp16fix.proof.guards import cases_notice, mutants
 from onnx_fp16fix.proof.half import NEEDLESS, is_about_range, obligation
 from onnx_fp16fix.proof.inputs import Sample, draw_samples
+from onnx_fp16fix.proof.literal import literal_ops, loses
 from onnx_fp16fix.proof.report import Failure, RuleProof, Step, Thoroughness
-from onnx_fp16fix.proof.respell import literal_ops, loses, respell, spread
+from onnx_fp16fix.proof.respell import respell, spread
 from onnx_fp16fix.proof.text import case_text, suite_text
 from onnx_fp16fix.proof.trial import Trial, case_model, measured, moved_ranges, shape_of, try_rule
 from onnx_fp16fix.proof.unguarded import Unguarded
@@ -198,7 +199,7 @@ class _Prover:
         most = _SPELLINGS if self.thoroughness == "full" else _FAST_SPELLINGS
         tried = 0
         for spelling in spread(list(respell(case.suite, lambda expr: shape_of(case, expr))), most):
-            if suite_text(spelling.suite) in written or loses(spelling, case.suite, literal):
+            if suite_text(spelling.suite) in written or loses(spelling.suite, case.suite, literal):
                 continue  # the author has said what happens there
             try:
                 model = case_model(case, spelling.suite)

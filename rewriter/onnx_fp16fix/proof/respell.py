@@ -18,16 +18,13 @@ from onnx_fp16fix.language.expression import (
     Listing,
     Name,
     Number,
-    Output,
     Suite,
     Unary,
-    walk,
 )
-from onnx_fp16fix.language.pattern import Operation, patterns_in
-from onnx_fp16fix.language.rule import Rule
+from onnx_fp16fix.proof.operands import places
 from onnx_fp16fix.proof.text import suite_text
 
-__all__ = ["Spelling", "literal_ops", "loses", "places", "respell", "spread"]
+__all__ = ["Spelling", "respell", "spread"]
 
 _Item = TypeVar("_Item")
 
@@ -56,59 +53,6 @@ def respell(suite: Suite, shape_of: ShapeOf) -> Iterator[Spelling]:
                 yield Spelling(
                     f"{label}: {text.splitlines()[-1]}" if "\n" not in text else label, changed, rounds
                 )
-
-
-def places(suite: Suite) -> Iterator[tuple[Expr, Callable[[Expr], Suite]]]:
-    """Every operand of the suite with the function that puts another in its place."""
-    several: set[Call] = set()
-    for index, (name, expr) in enumerate(suite.steps):
-
-        def put(new: Expr, index: int = index, name: Name = name) -> Suite:
-            steps = [*suite.steps]
-            steps[index] = (name, new)
-            return Suite(tuple(steps), suite.result)
-
-        if not isinstance(expr, Output):
-            yield from _inside(expr, put)
-        elif expr.call not in several:  # once for all the names of its outputs
-            several.add(expr.call)
-            yield from (
-                (part, other)
-                for part, other in _inside(expr.call, _putter(suite, expr.call))
-                if part is not expr.call
-            )
-    yield from _inside(suite.result, lambda new: Suite(suite.steps, new))
-
-
-def _putter(suite: Suite, call: Call) -> Callable[[Expr], Suite]:
-    """Puts another call into all steps that name outputs of this one."""
-
-    def put(new: Expr) -> Suite:
-        assert isinstance(new, Call)
-        steps = tuple(
-            (name, replace(expr, call=new) if isinstance(expr, Output) and expr.call == call else expr)
-            for name, expr in suite.steps
-        )
-        return Suite(steps, suite.result)
-
-    return put
-
-
-def _inside(expr: Expr, put: Callable[[Expr], Suite]) -> Iterator[tuple[Expr, Callable[[Expr], Suite]]]:
-    """The expression and every operand below it (attributes are none)."""
-    yield expr, put
-    if isinstance(expr, Unary):
-        yield from _inside(expr.operand, lambda new: put(replace(expr, operand=new)))
-    elif isinstance(expr, Binary):
-        yield from _inside(expr.left, lambda new: put(replace(expr, left=new)))
-        yield from _inside(expr.right, lambda new: put(replace(expr, right=new)))
-    elif isinstance(expr, Call):
-        for slot, argument in enumerate(expr.args):
-
-            def swap(new: Expr, slot: int = slot) -> Suite:
-                return put(replace(expr, args=(*expr.args[:slot], new, *expr.args[slot + 1 :])))
-
-            yield from _inside(argument, swap)
 
 
 _Other = tuple[str, Expr, bool]
@@ -265,33 +209,6 @@ def _is_infinite(expr: Expr) -> bool:
 def _number(at: Expr, value: float) -> Expr:
     number = Number(abs(float(value)), at.place, integer=isinstance(value, int))
     return Unary("-", number, at.place) if value < 0 else number
-
-
-def literal_ops(rule: Rule) -> set[str]:
-    """Ops that a pattern asks for literally (``op.Div``): no other spelling of them counts."""
-    return {
-        part.op
-        for pattern in rule.patterns
-        for part in patterns_in(pattern)
-        if isinstance(part, Operation) and part.literal
-    }
-
-
-_SYMBOLS = {"Add": "+", "Sub": "-", "Mul": "*", "Div": "/", "Pow": "**"}
-
-
-def loses(spelling: Spelling, suite: Suite, literal: set[str]) -> bool:
-    """Whether the spelling has fewer of a literal op than the suite it spells."""
-    return any(_uses(spelling.suite, op) < _uses(suite, op) for op in literal)
-
-
-def _uses(suite: Suite, op: str) -> int:
-    exprs = [*(expr for _, expr in suite.steps), suite.result]
-    parts = [part for expr in exprs for part in walk(expr)]
-    named = [part for part in parts if isinstance(part, Call) and part.function.rpartition(".")[2] == op]
-    return len(named) + len(
-        [part for part in parts if isinstance(part, Binary) and part.op == _SYMBOLS.get(op)]
-    )
 
 
 def spread(items: list[_Item], most: int) -> list[_Item]:
