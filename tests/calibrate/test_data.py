@@ -162,6 +162,15 @@ def test_string_inputs_are_refused():
     assert problems[0].tensor == "s"
 
 
+@pytest.mark.parametrize("kind", ["bfloat16", "float8e4m3fn", "complex64"])
+def test_inputs_of_types_that_numpy_or_onnx_runtime_lack_are_refused(kind):
+    proto = model(f"g ({kind}[1] s, float[1] x) => (float[1] y) {{ y = Relu(x) }}")
+    found, problems = codes(None, proto)
+    assert found == ["DATA-TYPE"]
+    assert problems[0].tensor == "s"
+    assert kind.upper() in problems[0].message
+
+
 def test_inputs_with_initializers_need_no_feed():
     proto = model("g (float[2] x, float[2] w) => (float[2] y) <float[2] w = {1, 2}> { y = Add(x, w) }")
     (feed,) = open_data({"x": np.ones(2, np.float32)}, proto)

@@ -52,7 +52,8 @@ class Input:
 
 
 def model_inputs(proto: onnx.ModelProto) -> tuple[Input, ...]:
-    """Graph inputs that no initializer fills, in order. Raises DataError for strings, sequences and maps."""
+    """Graph inputs that no initializer fills, in order. Raises DataError for what cannot be fed: strings, sequences,
+    maps, complex numbers, BF16 and narrower types."""
     filled = filled_inputs(proto)
     found = [_input(info) for info in proto.graph.input if info.name not in filled]
     if problems := [item for item in found if isinstance(item, Problem)]:
@@ -78,8 +79,15 @@ def _input(info: onnx.ValueInfoProto) -> Input | Problem:
             "DATA-STRING", f"the model's input '{info.name}' holds strings, which cannot be calibrated",
             tensor=info.name, hint="cut the model after its string operators (tokenizer)",
         )  # fmt: skip
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)
+    if dtype.isbuiltin != 1 or dtype.kind == "c":
+        kind = TensorProto.DataType.Name(tensor.elem_type)
+        return Problem(
+            "DATA-TYPE", f"the model's input '{info.name}' is {kind}: ONNX Runtime takes no numpy array of this type",
+            tensor=info.name, hint="declare it FLOAT and make that type inside the model",
+        )  # fmt: skip
     dims = tuple(_dim(dim) for dim in tensor.shape.dim) if tensor.HasField("shape") else None
-    return Input(info.name, onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type), dims)
+    return Input(info.name, dtype, dims)
 
 
 def _dim(dim: onnx.TensorShapeProto.Dimension) -> Dim:

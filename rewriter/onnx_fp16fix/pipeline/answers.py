@@ -36,9 +36,7 @@ def _final_remedy(view: GraphView, state: State, done: Iterable[Finding]) -> Cal
     """Words for a risk of a node of ``view``, of which ``state`` is what became; ``done``: what rules did."""
     plans = dict(state.plan.scopes())
     if state.view is view:
-        return lambda path, risk: plan_remedy(
-            view.scopes[path], plans.get(path, Plan()), risk, state.half_type
-        )
+        return lambda path, risk: plan_remedy(view.scopes[path], plans, risk, state.half_type)
     names = node_names(view)
     places = {name: place for place, name in node_names(state.view).items()}
     rules = {
@@ -61,7 +59,6 @@ def _final_remedy(view: GraphView, state: State, done: Iterable[Finding]) -> Cal
         ):
             rule = rules.get((place_of(view.scopes[path]), node.label))
             return f"{node.op} is rewritten by {rule or 'a rule'}"
-        plan = plans.get(place[0], Plan())
-        return plan_remedy(state.view.scopes[place[0]], plan, replace(risk, node=place[1]), state.half_type)
+        return plan_remedy(state.view.scopes[place[0]], plans, replace(risk, node=place[1]), state.half_type)
 
     return remedy

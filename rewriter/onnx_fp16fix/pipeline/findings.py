@@ -38,10 +38,10 @@ def plan_findings(
     remedy: Callable[[ScopePath, Risk], str] | None = None,
 ) -> list[Finding]:
     """One finding per tensor at risk, with what the plan does about it, or what ``remedy`` says is done."""
-    found = []
-    for path, part in plan.scopes():
+    found, plans = [], dict(plan.scopes())
+    for path, part in plans.items():
         scope = view.scopes[path]
-        answer = partial(plan_remedy, scope, part, half=half) if remedy is None else partial(remedy, path)
+        answer = partial(plan_remedy, scope, plans, half=half) if remedy is None else partial(remedy, path)
         found += _scope_findings(scope, part, status, half, answer)
     return found
 
@@ -73,20 +73,29 @@ def _scope_findings(
     return findings
 
 
-def plan_remedy(scope: ScopeView, plan: Plan, risk: Risk, half: FloatType) -> str:
-    """What a plan of the scope does about a risk, in words."""
-    node = scope.nodes[risk.node]
-    if any((risk.node, slot) in plan.raised for slot, t in enumerate(node.inputs) if t.name == risk.tensor):
+def plan_remedy(scope: ScopeView, plans: Mapping[ScopePath, Plan], risk: Risk, half: FloatType) -> str:
+    """What the plans, by scope, do about a risk in ``scope``, in words."""
+    plan, node = plans.get(scope.path, Plan()), scope.nodes[risk.node]
+    slots = [(risk.node, slot) for slot, tensor in enumerate(node.inputs) if tensor.name == risk.tensor]
+    if any(slot in plan.raised for slot in slots):
         return f"raised to {half.label}'s smallest value"
-    if risk.node in plan.fp32:
-        return f"{node.op} stays in FP32 ({plan.fp32[risk.node]})"
-    exponent = plan.exponents.get(risk.tensor, plan.entries.get(risk.tensor))
+    if (why := plan.fp32.get(risk.node)) is not None:
+        return f"{node.op} stays in FP32" + (f" ({why})" if why != risk.message else "")
+    exponent = _stored(scope.path, plans, risk.tensor)
     if exponent is None:
-        slots = [slot for slot, tensor in enumerate(node.inputs) if tensor.name == risk.tensor]
-        exponent = next((plan.operands[risk.node, s] for s in slots if (risk.node, s) in plan.operands), 0)
+        exponent = next((plan.operands[slot] for slot in slots if slot in plan.operands), 0)
     if exponent:
         return f"stored times 2**{-exponent}, exactly"
+    if (shift := next((plan.muls[slot] for slot in slots if slot in plan.muls), 0)) != 0:
+        return f"multiplied by 2**{-shift} in front of {node.op}, exactly"
     return "may become infinite, for what reads it saturates" if risk.kind == "overflow" else "kept as it is"
+
+
+def _stored(path: ScopePath, plans: Mapping[ScopePath, Plan], tensor: str) -> int | None:
+    """The exponent of a tensor of this scope or of one around it, None if no plan names it."""
+    around = (plans.get(path[:depth], Plan()) for depth in range(len(path), -1, -1))
+    found = (plan.exponents.get(tensor, plan.entries.get(tensor)) for plan in around)
+    return next((exponent for exponent in found if exponent is not None), None)
 
 
 def nan_findings(main: ScopeView, ranges: RangeTable) -> list[Finding]:

@@ -37,8 +37,8 @@ AnyMessage = TypeVar("AnyMessage", bound=Message)
 @dataclass(frozen=True)
 class Lock:
     """``model`` and ``result`` are content digests; ``verified`` tells whether the result was proven when it was made,
-    ``status`` how that run ended; ``fp16`` and ``fp32`` are the tolerances it was held to. ``file`` and ``sha256`` tell
-    people which file the model was."""
+    ``status`` how that run ended, ``forced`` whether a wish was obeyed that cannot go well; ``fp16`` and ``fp32`` are
+    the tolerances it was held to. ``file`` and ``sha256`` tell people which file the model was."""
 
     model: str
     result: str
@@ -53,6 +53,7 @@ class Lock:
     version: str = __version__
     file: str = ""
     sha256: str = ""
+    forced: bool = False
 
     def origin(self) -> str:
         """``'m.onnx' with sha256 ...``, the model that the lock was made for; empty where the lock does not say."""
@@ -80,6 +81,7 @@ def lock_text(lock: Lock, scope: ScopeView) -> str:
         "result": {
             "digest": lock.result, "precision": lock.precision, "io": lock.io, "status": lock.status,
             "verified": lock.verified, "tolerance": lock.fp16, "fp32_tolerance": lock.fp32,
+            "forced": lock.forced,
         },
         "steps": [_step_out(step) for step in lock.steps],
         "plan": _plan_out(lock.plan, scope),
@@ -108,6 +110,7 @@ def read_lock(path: Path) -> Lock:
             version=document["tool"]["version"],
             file=str(document["model"].get("file", "")),
             sha256=str(document["model"].get("sha256", "")),
+            forced=bool(result.get("forced", False)),
         )
     except (
         LookupError,

@@ -68,6 +68,7 @@ def settle(run: Run, state: State, *, force: bool) -> State:
                 tensor=node.outputs[0].name,
             )
         )
+    run.forced |= bool(bad)
     return planned(replace(state, obeyed=bad), headroom=False)
 
 

@@ -51,6 +51,8 @@ class Run:
     """The model is run and measured only: its weights may stay in the file."""
     kernels: Mode = "default"
     """What simulation takes kernels to keep in FP16 inside, see ``simulate.kernels``."""
+    forced: bool = False
+    """A wish that cannot go well was obeyed: the result is written although it fails."""
     started: float = field(default_factory=time.perf_counter)
 
     def __post_init__(self) -> None:

@@ -22,6 +22,7 @@ from onnx_fp16fix.pipeline.accuracy import (
 )
 from onnx_fp16fix.pipeline.answers import planned_findings
 from onnx_fp16fix.pipeline.arguments import check_arguments
+from onnx_fp16fix.pipeline.border import check_half_io
 from onnx_fp16fix.pipeline.channels import equalize_channels
 from onnx_fp16fix.pipeline.conclude import TensorRTMode, conclude
 from onnx_fp16fix.pipeline.exact import broken_promises
@@ -131,6 +132,8 @@ def fix(
             base, view, table, steps = retargeted.model, retargeted.view, retargeted.ranges, retargeted.steps
             targets = wishes.targets(view)
     table = wishes.limited(table, view)
+    if io != "fp32":
+        check_half_io(run, view.main, table, half, force=force)
     run.document.findings += nan_findings(view.main, table)
     if (equalized := equalize_channels(run, view, table, margin, half)) is not None:
         base, steps = equalized[0], (*steps, equalized[1])  # the same nodes at the same places

@@ -56,6 +56,7 @@ def locked(
             limits.fp32,
             file=file,
             sha256=sha256,
+            forced=run.forced,
         )
         return lock_text(lock, state.scope)
 
@@ -85,7 +86,9 @@ def replay(
     """
     lock = read_lock(path)
     _refuse_options(lock, path, asked)
-    run = Run("apply", model, data, progress, samples, seed, measures=False, kernels=kernels)
+    run = Run(
+        "apply", model, data, progress, samples, seed, measures=False, kernels=kernels, forced=lock.forced
+    )
     if (digest := content_digest(run.model)) != lock.model:
         raise _other_model(lock, path, digest)
     if lock.version != __version__:

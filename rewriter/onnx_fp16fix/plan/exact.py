@@ -139,5 +139,5 @@ def close(
         )
         if not passes or facts.is_constant(node.outputs[0]):
             continue
-        forced[node.index] = f"builds an exact operand: {reason}"
+        forced[node.index] = f"feeds what must be exact: {reason}"
         stack += [operand for operand in node.inputs if not operand.is_empty() and facts.is_float(operand)]

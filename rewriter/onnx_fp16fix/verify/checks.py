@@ -34,7 +34,7 @@ from onnx_fp16fix.simulate import (
 )
 from onnx_fp16fix.verify.backends import onnxruntime, tensorrt
 from onnx_fp16fix.verify.backends.tensorrt_apart import build_apart
-from onnx_fp16fix.wording import spelled
+from onnx_fp16fix.wording import counted, spelled
 
 __all__ = ["Tolerances", "Verified", "simulation_check", "usual_tolerance", "verify_models"]
 
@@ -201,7 +201,7 @@ def _judge(report: SimulationReport, limit: float, verdict: _Verdict) -> None:
         if error.name in report.incomparable:
             found = "has no finite value in FP32 already: nothing could be compared"
         elif error.nonfinite:
-            found = f"has {error.nonfinite} non-finite values in simulation"
+            found = f"has {counted(error.nonfinite, 'non-finite value')} in simulation"
         elif not error.rel_l2 <= limit:
             found = f"has a relative L2 error of {error.rel_l2:.3g} in simulation (limit {limit:.3g})"
         else:
