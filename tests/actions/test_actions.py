@@ -5,9 +5,8 @@ from __future__ import annotations
 import pytest
 
 from language._models import absmax, case, load_text, record, rule_text, view
-from onnx_fp16fix.actions import PlanRequest
 from onnx_fp16fix.calibrate.ranges import RangeTable, TensorRange
-from onnx_fp16fix.language import apply_rules
+from onnx_fp16fix.language import PlanRequest, apply_rules
 from onnx_fp16fix.language.registry import action_names, find_action, register
 
 ISLAND = "action: {name: fp32-island, until: vmax(out) <= FP16.max / 2, max_nodes: MOST}"

@@ -14,7 +14,8 @@ from onnx import helper, numpy_helper
 from onnx_fp16fix.calibrate.ranges import RangeTable, TensorRange
 from onnx_fp16fix.graph import GraphView, build_view
 from onnx_fp16fix.language import Rule, RuleRun, apply_rules, load_rules
-from onnx_fp16fix.language.cases import build_model, parse_given
+from onnx_fp16fix.language.cases import build_model
+from onnx_fp16fix.language.given import parse_given
 from onnx_fp16fix.language.parse import parse_suite
 from onnx_fp16fix.language.yaml_source import Place, Scalar
 from onnx_fp16fix.model import Model, apply_patches

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from language._models import case, load_text
-from onnx_fp16fix.language.cases import parse_given
+from onnx_fp16fix.language.given import parse_given
 from onnx_fp16fix.proof import lint, prove_rule, rule_file_schema, scaffold
 from onnx_fp16fix.proof.catalogue import catalogue
 from onnx_fp16fix.proof.guards import mutants

@@ -18,7 +18,8 @@ from onnx_fp16fix.actions.deconv import known
 from onnx_fp16fix.actions.deconv.choose import FORMS
 from onnx_fp16fix.errors import UsageError
 from onnx_fp16fix.language import apply_rules, load_rules, parse_target
-from onnx_fp16fix.language.cases import build_model, parse_given
+from onnx_fp16fix.language.cases import build_model
+from onnx_fp16fix.language.given import parse_given
 from onnx_fp16fix.verify.backends import tensorrt as adapter
 
 RULES = load_rules(["pack:deconv"])

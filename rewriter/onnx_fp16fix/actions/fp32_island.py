@@ -9,9 +9,8 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from onnx_fp16fix.actions.island import fits, is_larger, island_request
 from onnx_fp16fix.graph import ScopeView, ViewNode
-from onnx_fp16fix.language.expression import Expr
-from onnx_fp16fix.language.guard import Unknown, is_true
 from onnx_fp16fix.language.registry import Call, NotPossible, Site
 from onnx_fp16fix.language.request import PlanRequest
 
@@ -43,28 +42,15 @@ class Fp32Island:
         waiting: list[ViewNode] = list(site.match.roots)
         while waiting and until is not None:
             node = waiting.pop(0)
-            if self._fits(site, node, until):
+            if all(fits(site, tensor, until) for tensor in node.outputs if not tensor.is_empty()):
                 continue
             for reader in self._readers(scope, node):
                 if reader.index not in island:
                     island[reader.index] = None
                     waiting.append(reader)
-            if sum(scope.nodes[index].op != "Identity" for index in island) > limit:
+            if is_larger(site, island, limit):
                 raise NotPossible(f"the values do not fit FP16 again within {limit} nodes")
-        nodes = tuple((scope.path, index) for index in island)
-        names = ", ".join(f"'{scope.nodes[index].label}'" for index in island)
-        return PlanRequest(site.rule, nodes, (), f"kept in FP32: {names}")
-
-    def _fits(self, site: Site, node: ViewNode, until: Expr) -> bool:
-        for tensor in node.outputs:
-            if tensor.is_empty():
-                continue
-            value = site.evaluate(until, tensor)
-            if isinstance(value, Unknown):
-                raise NotPossible(f"'until' is unknown: {'; '.join(value.missing)}")
-            if not is_true(value):
-                return False
-        return True
+        return island_request(site, island)
 
     def _readers(self, scope: ScopeView, node: ViewNode) -> list[ViewNode]:
         found = []

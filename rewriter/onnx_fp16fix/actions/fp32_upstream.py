@@ -14,9 +14,8 @@ import onnx_graphsurgeon as gs
 from onnx import TensorProto
 from pydantic import BaseModel, ConfigDict, Field
 
+from onnx_fp16fix.actions.island import fits, is_larger, island_request
 from onnx_fp16fix.graph import ScopeView, ViewNode
-from onnx_fp16fix.language.expression import Expr
-from onnx_fp16fix.language.guard import Unknown, is_true
 from onnx_fp16fix.language.registry import Call, NotPossible, Site
 from onnx_fp16fix.language.request import PlanRequest
 from onnx_fp16fix.language.spellings import MOVERS
@@ -59,15 +58,13 @@ class Fp32Upstream:
         while waiting:
             tensor = waiting.pop(0)
             node = self._maker(scope, tensor)
-            if node is None or node.index in island or self._fits(site, tensor, until):
+            if node is None or node.index in island or (until is not None and fits(site, tensor, until)):
                 continue
             island[node.index] = None
             waiting += node.inputs
-            if sum(scope.nodes[index].op != "Identity" for index in island) > limit:
+            if is_larger(site, island, limit):
                 raise NotPossible(f"no value that FP16 holds is reached within {limit} nodes")
-        nodes = tuple((scope.path, index) for index in sorted(island))
-        names = ", ".join(f"'{scope.nodes[index].label}'" for _, index in nodes)
-        return PlanRequest(site.rule, nodes, (), f"kept in FP32: {names}")
+        return island_request(site, sorted(island))
 
     def _starts(self, site: Site, names: tuple[str, ...]) -> list[gs.Tensor]:
         bindings = site.match.bindings
@@ -85,11 +82,3 @@ class Fp32Upstream:
         if node is None or node.domain or node.op not in _CHEAP or scope.is_constant(tensor):
             return None
         return node
-
-    def _fits(self, site: Site, tensor: gs.Tensor, until: Expr | None) -> bool:
-        if until is None:
-            return False
-        value = site.evaluate(until, tensor)
-        if isinstance(value, Unknown):
-            raise NotPossible(f"'until' is unknown: {'; '.join(value.missing)}")
-        return is_true(value)

@@ -14,13 +14,12 @@ import time
 import traceback
 from collections.abc import Sequence
 from contextlib import redirect_stdout, suppress
-from importlib import import_module
-from typing import NoReturn
+from typing import ClassVar, NoReturn
 
 import click
 
 from onnx_fp16fix import __version__
-from onnx_fp16fix.cli.options import suggest
+from onnx_fp16fix.cli.group import LazyGroup
 from onnx_fp16fix.cli.streams import take_streams
 from onnx_fp16fix.errors import ModelError, Problem, UsageError, UserError
 from onnx_fp16fix.wording import options_spelled
@@ -32,18 +31,8 @@ _PROGRAM = "onnx-fp16fix"
 _COMMANDS = ("apply", "fix", "check", "verify", "calibrate", "bisect", "rules")
 
 
-class _Commands(click.Group):
-    """Finds a subcommand in the module of its name."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(_COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in _COMMANDS:
-            suggest(ctx, cmd_name, _COMMANDS)
-            return None
-        command: click.Command = import_module(f"onnx_fp16fix.cli.{cmd_name}").command
-        return command
+class _Commands(LazyGroup):
+    places: ClassVar = {name: (name, "command") for name in _COMMANDS}
 
 
 @click.command(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
-from difflib import get_close_matches
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -30,7 +29,6 @@ __all__ = [
     "ranges",
     "rules",
     "split_rules",
-    "suggest",
     "tensorrt",
     "tolerance_by_type",
     "tolerance_or_floor",
@@ -276,9 +274,3 @@ def split_rules(text: str) -> list[str]:
 
 def _split(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()]
-
-
-def suggest(ctx: click.Context, name: str, commands: Iterable[str]) -> None:
-    """Fail with the subcommand that may be meant, if one is near."""
-    if near := get_close_matches(name, list(commands), 1):
-        ctx.fail(f"No such command '{name}'. Did you mean '{near[0]}'?")

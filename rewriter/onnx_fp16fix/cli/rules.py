@@ -3,35 +3,24 @@
 from __future__ import annotations
 
 import json
-from importlib import import_module
+from typing import ClassVar
 
 import click
 
-from onnx_fp16fix.cli.options import suggest
+from onnx_fp16fix.cli.group import LazyGroup
 
 __all__ = ["command", "rules_document"]
 
-_COMMANDS = {
-    "list": "rules_show",
-    "show": "rules_show",
-    "lint": "rules_proof",
-    "test": "rules_proof",
-    "new": "rules_show",
-    "schema": "rules_show",
-}
 
-
-class _Rules(click.Group):
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(_COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in _COMMANDS:
-            suggest(ctx, cmd_name, _COMMANDS)
-            return None
-        module = import_module(f"onnx_fp16fix.cli.{_COMMANDS[cmd_name]}")
-        found: click.Command = getattr(module, f"{cmd_name}_command")
-        return found
+class _Rules(LazyGroup):
+    places: ClassVar = {
+        "list": ("rules_show", "list_command"),
+        "show": ("rules_show", "show_command"),
+        "lint": ("rules_proof", "lint_command"),
+        "test": ("rules_proof", "test_command"),
+        "new": ("rules_show", "new_command"),
+        "schema": ("rules_show", "schema_command"),
+    }
 
 
 @click.command("rules", cls=_Rules)

@@ -24,7 +24,7 @@ from onnx_fp16fix.language.template import Ref, Template
 from onnx_fp16fix.model import Model, Names
 from onnx_fp16fix.runtime import open_session
 
-__all__ = ["CaseResult", "Given", "build_model", "parse_given", "run_case", "run_cases"]
+__all__ = ["CaseResult", "build_model", "case_table", "givens", "run_case", "run_cases"]
 
 _RUNTIME_TYPES = {f"tensor({name})": kind for name, kind in TYPES.items()}
 
@@ -112,19 +112,28 @@ def _constant(entry: Given, facts: Mapping[str, float]) -> Any:
     return np.triu(values, 1) if len(shape) > 1 else values
 
 
+def givens(case: Case) -> dict[str, Given]:
+    """The parsed descriptions of a case. Raises ValueError."""
+    return {name: parse_given(text) for name, text in case.given.items()}
+
+
+def case_table(given: Mapping[str, Given]) -> RangeTable:
+    """Ranges as a case gives them."""
+    ranges = {name: entry.range() for name, entry in given.items()}
+    return RangeTable({name: entry for name, entry in ranges.items() if entry is not None}, 1)
+
+
 def run_case(rule: Rule, case: Case) -> CaseResult:
     """Build the model of a case, apply the rule, compare with what the case expects."""
     try:
-        given = {name: parse_given(text) for name, text in case.given.items()}
+        given = givens(case)
         model = build_model(case.suite, given, case.opset)
     except (ValueError, onnx.shape_inference.InferenceError) as error:
         return CaseResult(rule.id, case, False, f"the case is no valid model: {error}")
-    ranges = {name: entry.range() for name, entry in given.items()}
-    table = RangeTable({name: entry for name, entry in ranges.items() if entry is not None}, 1)
     run = apply_rules(
         build_view(Model(model)),
         [replace(rule, after=())],
-        table,
+        case_table(given),
         allow=EQUAL,
         targets=[case.target] if case.target else rule.targets,
     )

@@ -6,8 +6,9 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from onnx_fp16fix.language.cases import parse_given, run_case
+from onnx_fp16fix.language.cases import run_case
 from onnx_fp16fix.language.expression import Compare, Number, Suite, Unary
+from onnx_fp16fix.language.given import parse_given
 from onnx_fp16fix.language.rule import Case, Rule
 from onnx_fp16fix.proof.operands import places
 from onnx_fp16fix.proof.text import expression_text

@@ -10,7 +10,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from onnx_fp16fix.errors import ModelError
-from onnx_fp16fix.language.cases import Given
+from onnx_fp16fix.language.given import Given
 from onnx_fp16fix.runtime import Array, Session
 
 __all__ = ["KINDS", "Sample", "draw_samples"]

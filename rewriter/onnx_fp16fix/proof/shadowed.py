@@ -8,9 +8,10 @@ import onnx
 
 from onnx_fp16fix.graph import build_view
 from onnx_fp16fix.language import EQUAL, Rule, apply_rules
+from onnx_fp16fix.language.cases import case_table, givens
 from onnx_fp16fix.language.rule import Case
 from onnx_fp16fix.model import Model
-from onnx_fp16fix.proof.trial import case_model, case_table, givens
+from onnx_fp16fix.proof.trial import case_model
 
 __all__ = ["shadowed"]
 

@@ -12,8 +12,9 @@ import onnx
 from onnx_fp16fix.calibrate.ranges import RangeTable, TensorRange
 from onnx_fp16fix.graph import build_view
 from onnx_fp16fix.language import EQUAL, PlanRequest, Rule, RuleRun, apply_rules
-from onnx_fp16fix.language.cases import Given, build_model, parse_given
+from onnx_fp16fix.language.cases import build_model, case_table, givens
 from onnx_fp16fix.language.expression import Expr, Suite
+from onnx_fp16fix.language.given import Given
 from onnx_fp16fix.language.rule import Case
 from onnx_fp16fix.model import Model, apply_patches
 from onnx_fp16fix.runtime import Array, Session, open_session
@@ -21,7 +22,6 @@ from onnx_fp16fix.runtime import Array, Session, open_session
 __all__ = [
     "Trial",
     "case_model",
-    "case_table",
     "everything",
     "measured",
     "moved_ranges",
@@ -75,17 +75,6 @@ class Trial:
 def case_model(case: Case, suite: Suite | None = None, opset: int | None = None) -> onnx.ModelProto:
     """The model of a case, or of another suite or opset in its place. Raises ValueError or InferenceError."""
     return build_model(suite or case.suite, givens(case), opset or case.opset)
-
-
-def givens(case: Case) -> dict[str, Given]:
-    """The parsed descriptions of a case."""
-    return {name: parse_given(text) for name, text in case.given.items()}
-
-
-def case_table(given: Mapping[str, Given]) -> RangeTable:
-    """Ranges as the case gives them."""
-    ranges = {name: entry.range() for name, entry in given.items()}
-    return RangeTable({name: entry for name, entry in ranges.items() if entry is not None}, 1)
 
 
 def try_rule(
