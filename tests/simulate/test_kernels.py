@@ -26,7 +26,7 @@ def test_the_table_has_one_entry_per_op_and_target():
 
 def test_modes_grow():
     default, cuda, worst = (set(kernels_of(mode)) for mode in ("default", "cuda", "pessimistic"))
-    assert default == {"ReduceMean", "Softplus"}
+    assert default == {"Attention", "ReduceMean", "Softplus"}
     assert default < cuda < worst
     assert set(MODES) == {"default", "cuda", "pessimistic"}
 
@@ -42,6 +42,38 @@ def test_softplus_keeps_no_more_than_one_plus_exp_does():
     x = half([-9, -7, 0, 7, 60000])
     expected = [0, np.log(half(1 + np.exp(-7.0))), np.log(2), 7 + np.log(half(1 + np.exp(-7.0))), 60000]
     np.testing.assert_array_equal(run(softplus, "default", x=x), half(expected))
+
+
+ATTENTION = "g ({0}[1,2,4,8] x{1}) => ({0}[1,2,4,8] y{2}) {{ {3} }}"
+
+
+def test_scores_of_an_attention_beyond_fp16_are_not_a_number_as_in_onnx_runtime():
+    """Its own FP16 kernel for CPUs says the same."""
+    plain = "y = Attention(x, x, x)"
+    proto = model(ATTENTION.format("float", "", "", plain), opset=23)
+    typed = open_session(model(ATTENTION.format("float16", "", "", plain), opset=23))
+    wave = np.random.default_rng(0).standard_normal((1, 2, 4, 8))
+    for size, finite in ((60, True), (600, False)):
+        x = half(wave * size)
+        simulated, kernel = run(proto, "default", x=x), typed.run({"x": x})["y"]
+        assert np.isfinite(simulated).all() == np.isfinite(kernel).all() == finite
+        if finite:
+            np.testing.assert_allclose(simulated, kernel, rtol=2**-9, atol=2**-7)
+
+
+def test_an_attention_with_a_cache_hands_it_on():
+    inputs, outputs = ", float[1,2,3,8] k, float[1,2,3,8] v", ", float[1,2,7,8] nk, float[1,2,7,8] nv"
+    proto = model(
+        ATTENTION.format("float", inputs, outputs, "y, nk, nv = Attention(x, x, x, , k, v)"), opset=23
+    )
+    rng = np.random.default_rng(0)
+    feeds = {"x": half(rng.standard_normal((1, 2, 4, 8)))} | {
+        name: half(rng.standard_normal((1, 2, 3, 8))) for name in "kv"
+    }
+    rounded = open_session(rounded_graph(proto, assume_fp16=True)).run(feeds)
+    exact = open_session(proto).run(feeds)
+    for name in ("y", "nk", "nv"):
+        np.testing.assert_array_equal(rounded[name], half(exact[name]))
 
 
 NORM = model(

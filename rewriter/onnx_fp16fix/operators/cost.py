@@ -9,12 +9,13 @@ from onnx_fp16fix.operators.relation import NodeFacts, inp, out
 __all__ = ["flops"]
 
 _PRODUCTS = frozenset(
-    """MatMul Gemm FusedMatMul FusedGemm Conv FusedConv Attention ConvTranspose Einsum LSTM GRU RNN""".split()
+    """MatMul Gemm FusedMatMul FusedGemm Conv FusedConv Attention MultiHeadAttention ConvTranspose Einsum LSTM GRU
+    RNN""".split()
 )
 
 
 def flops(node: NodeFacts) -> float:
-    """Multiply-adds times two of MatMul, Gemm, Conv, ConvTranspose, Einsum and recurrent ops; 0 for others.
+    """Multiply-adds times two of MatMul, Gemm, Conv, ConvTranspose, Einsum, attention and recurrent ops; 0 for others.
 
     Shapes are those of the calibration run; unknown shapes count as 0.
     """
@@ -28,10 +29,13 @@ def flops(node: NodeFacts) -> float:
         return 2.0 * results * inner
     if node.op in ("Conv", "FusedConv"):
         return 2.0 * results * math.prod(weight[1:])
-    if (
-        node.op == "Attention" and len(weight) == 2
-    ):  # ONNX Runtime's: the projection; ONNX's has no matrix there
+    if node.op == "Attention" and len(weight) == 2:  # ONNX Runtime's: the projection
         return 2.0 * node.numel(inp(0)) * weight[1]
+    if node.op in ("Attention", "MultiHeadAttention"):
+        # one product per key for each element of Q and of the result; K: [batch, keys, size], heads before keys or not
+        keys = weight[-2] if len(weight) in (3, 4) else 0
+        past = node.shape(inp(4 if node.op == "Attention" else 6))
+        return 2.0 * (node.numel(inp(0)) + results) * (keys + (past[-2] if len(past) == 4 else 0))
     if node.op == "ConvTranspose":
         return 2.0 * node.numel(inp(0)) * math.prod(weight[1:])
     if node.op == "Einsum" and node.has(inp(1)):

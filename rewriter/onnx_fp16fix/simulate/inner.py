@@ -1,4 +1,5 @@
-"""Values inside a kernel that FP16 must hold: the sum and the count of a mean, a variance, 1 + exp(x), a polynomial.
+"""Values inside a kernel that FP16 must hold: the sum and the count of a mean, a variance, 1 + exp(x), a polynomial,
+the scores of an attention.
 
 Each function follows ``kernels.Write``.
 """
@@ -11,7 +12,7 @@ from onnx import TensorProto, helper
 
 from onnx_fp16fix.simulate.build import Builder, Known
 
-__all__ = ["blind_gelu", "halved_mean", "halved_softplus", "halved_variance"]
+__all__ = ["blind_gelu", "halved_mean", "halved_scores", "halved_softplus", "halved_variance"]
 
 
 def halved_mean(build: Builder, node: onnx.NodeProto, known: Known) -> str:
@@ -74,3 +75,25 @@ def blind_gelu(build: Builder, node: onnx.NodeProto, known: Known) -> str | None
     result = build.add("Gelu", data, approximate="tanh", name=node.name)
     cube = build.rounded(build.add("Mul", build.rounded(build.add("Mul", data, data)), data))
     return build.add("Where", build.add("IsInf", cube), build.constant(np.nan), result)
+
+
+def halved_scores(build: Builder, node: onnx.NodeProto, known: Known) -> str | None:
+    """Attention (opset 23), NaN where the largest score of any query is no finite FP16 number: so is its softmax.
+
+    The scores, [batch, heads, queries, keys], scaled and before the mask, are the op's own fourth output.
+    """
+    if len(node.output) > 3:
+        return None  # the model reads scores of its own choice
+    whole = onnx.NodeProto()
+    whole.CopyFrom(node)
+    names = [name and build.fresh(f"{name}.wide") for name in (*node.output, "", "")[:3]]
+    scores = build.fresh("fp16fix.scores")
+    whole.output[:] = [*names, scores]
+    build.graph.node.append(whole)
+    for wide, name in zip(names[1:], node.output[1:], strict=False):
+        if name:
+            build.rounded(wide, name)
+    largest = build.rounded(build.add("ReduceMax", scores, build.constant([-1], np.int64)))
+    infinite = build.add("Cast", build.add("IsInf", largest), to=TensorProto.FLOAT)
+    lost = build.add("Greater", build.sum(infinite, None, keepdims=False), build.constant(0.0))
+    return build.add("Where", lost, build.constant(np.nan), names[0])

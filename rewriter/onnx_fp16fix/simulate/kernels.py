@@ -21,7 +21,13 @@ import onnx
 
 from onnx_fp16fix.simulate.accumulate import halved_gemm, halved_matmul, halved_sum, running_sum
 from onnx_fp16fix.simulate.build import Builder, Known
-from onnx_fp16fix.simulate.inner import blind_gelu, halved_mean, halved_softplus, halved_variance
+from onnx_fp16fix.simulate.inner import (
+    blind_gelu,
+    halved_mean,
+    halved_scores,
+    halved_softplus,
+    halved_variance,
+)
 from onnx_fp16fix.simulate.products import halved_conv, halved_deconv, halved_einsum
 
 __all__ = ["KERNELS", "MODES", "Kernel", "Mode", "Write", "kernels_of"]
@@ -43,6 +49,7 @@ None, with nothing written, where it does not apply (an axis that is no constant
 """
 
 _H200 = "ONNX Runtime 1.31.1, CUDA provider, NVIDIA H200, one-op models, November 2026"
+_CPU = "ONNX Runtime 1.31.1, CPU provider, November 2026; ONNX's own definition has them in the type of Q too"
 _UNMEASURED = "not seen on the H200; FP16 accumulation is what FP16 tensor cores and math modes offer"
 
 
@@ -62,6 +69,8 @@ KERNELS: tuple[Kernel, ...] = (
     Kernel("ReduceMean", "any", "the sum and the count",
            "1024 elements: mean 63 -> 63, mean 64 -> inf; 100,000 elements: mean 0.28 -> 0", _H200, halved_mean),
     Kernel("Softplus", "any", "1 + exp(x)", "Softplus(-9) = 0 instead of 1.2e-4", _H200, halved_softplus),
+    Kernel("Attention", "any", "the scores before the softmax", "scores of 1e5: NaN, whatever softmax_precision says",
+           _CPU, halved_scores),
     Kernel("InstanceNormalization", "cuda", "the variance, at batch > 1",
            "variance 9e6: right at batch 1; finite and wrong by 4.7 at batch 2", _H200, halved_variance),
     Kernel("Gelu", "cuda", "the polynomial of the tanh form", "Gelu(60000) = 0.665", _H200, blind_gelu),
