@@ -127,7 +127,7 @@ def _entry(tensor: str, values: Mapping[str, Any]) -> TensorRange:
             known[item.name] = read(values[item.name])
         except (TypeError, ValueError, AttributeError):
             raise ValueError(f"'{item.name}' of tensor '{tensor}' is {values[item.name]!r}") from None
-    for name, infinite in (("minimum", math.inf), ("maximum", -math.inf), ("smallest", math.inf)):
+    for name, infinite in _INFINITE.items():
         known[name] = infinite if known.get(name) is None else known[name]
     return TensorRange(**known)
 
@@ -184,7 +184,12 @@ _READERS: Final[Mapping[str, Callable[[Any], Any]]] = {
     "nonfinite_sample": _sample,
     "histogram": _histogram,
     "exact_sum": _sum,
+    "calmest": _number,
 }
+_INFINITE: Final[Mapping[str, float]] = {
+    "minimum": math.inf, "maximum": -math.inf, "smallest": math.inf, "calmest": math.inf
+}  # fmt: skip
+"""What null stands for."""
 
 
 def _error(code: str, message: str, path: Path, hint: str | None = None) -> DataError:

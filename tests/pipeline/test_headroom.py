@@ -83,3 +83,33 @@ def test_what_is_scaled_anyway_has_room_for_much_more():
     assert outcome.plan.inserted_muls == 0
     (finding,) = {entry.facts["absmax"] for entry in outcome.findings if entry.tensor == "h"}
     assert finding == pytest.approx(np.abs(x @ weights["big"]).max(), rel=1e-5)
+
+
+def latent(tops):
+    """Samples of a log variance that reach ``tops``, and of noise."""
+    rng = np.random.default_rng(1)
+    tilt = np.linspace(-1, 1, 32, dtype=np.float32).reshape(4, 8)
+    return [
+        {"v": tilt * np.float32(top), "e": rng.standard_normal((4, 8)).astype(np.float32)} for top in tops
+    ]
+
+
+def test_samples_that_differ_much_leave_room_for_more():
+    text = """(float[4,8] v, float[4,8] e) => (float[4,2] y, float[4,8] k) {
+        s = Mul(v, half) d = Exp(s) z = Mul(e, d) y = MatMul(z, w)
+        q = Exp(v) k = Sub(v, q)
+    }"""
+    weights = {"half": np.float32(0.5), "w": np.random.default_rng(0).standard_normal((8, 2))}
+    proto = with_weights(text, weights)
+    outcome = onnx_fp16fix.fix(proto, latent([20, 15, 12]), rules=(), tensorrt="off")
+    assert error(proto, outcome.model, latent([27, 5])) < 1e-2  # e**27 is 1,100 times e**20
+    assert outcome.plan.fp32_flops_share == 0
+
+
+def test_samples_that_differ_by_chance_are_left_alone():
+    text = "(float[1] x) => (float[1] y) { a = Mul(x, large) y = Mul(a, small) }"
+    proto = with_weights(text, {"large": np.float32([200.0]), "small": np.float32([1e-3])})
+    feeds = [{"x": np.float32([value])} for value in (100.0, 30.0, 8.0)]
+    outcome = onnx_fp16fix.fix(proto, feeds, rules=(), tensorrt="off")
+    assert outcome.plan.inserted_muls == 0
+    assert outcome.plan.fp32_nodes == []

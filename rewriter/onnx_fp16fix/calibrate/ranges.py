@@ -41,6 +41,7 @@ class TensorRange:
     the first samples (from 0) that hold an extreme or a non-finite element; -1 if unknown. ``histogram[e]`` counts
     finite non-zero elements with 2**e <= magnitude < 2**(e + 1) (all below 2**-126 at -127); None if not asked for.
     ``exact_sum`` is the sum of magnitudes in units of 2**-1074, None where ``mean_abs * count`` stands for it.
+    ``calmest`` is the smallest of the largest magnitudes of samples that are not all zero; ``inf`` if unknown.
     """
 
     minimum: float
@@ -60,6 +61,7 @@ class TensorRange:
     nonfinite_sample: int = -1
     histogram: Mapping[int, int] | None = None
     exact_sum: int | None = None
+    calmest: float = math.inf
 
     @property
     def absmax(self) -> float:
@@ -130,6 +132,7 @@ class TensorRange:
             nonfinite_sample=_first((0, self.nonfinite_sample), (0, other.nonfinite_sample)),
             histogram=_added(self, other),
             exact_sum=total,
+            calmest=min(self.calmest, other.calmest),
         )
 
 
@@ -206,6 +209,7 @@ class RangeTable:
         """This table and one sample more, of which ``found`` says that it is number ``self.samples``."""
         merged = dict(self.tensors)
         for name, entry in found.items():
+            entry = replace(entry, calmest=entry.absmax or math.inf)
             merged[name] = merged[name].merge(entry) if name in merged else entry
         return replace(self, tensors=merged, samples=self.samples + 1, random=self.random or random)
 

@@ -9,11 +9,12 @@ is soon several times larger.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Set
 from dataclasses import dataclass, field, replace
 
 from onnx_fp16fix.calibrate.bounds import Bound, known_bounds
 from onnx_fp16fix.calibrate.ranges import RangeTable, TensorRange, tensor_key
+from onnx_fp16fix.calibrate.spread import expected_growth
 from onnx_fp16fix.graph import GraphView
 from onnx_fp16fix.half import FloatType
 from onnx_fp16fix.model import Model
@@ -27,6 +28,12 @@ _ROUNDED = 1 + 2.0**-8
 """What rounding in FP16 may add to a value at its bound."""
 _SPARE = (64.0, 8.0)
 """How much further than the margin scaled tensors may reach, tried in turn."""
+_WORTH = 32 * 4096.0
+"""What room for samples that differ much may cost: a dozen small nodes in FP32, or a Mul of 30,000 elements."""
+_DIFFER = "the samples differ so much that room for more of them takes FP32"
+_TRIALS, _FEW = 24, 4
+"""Plans made for it in graphs of up to ``_WHOLE`` tensors, and in larger ones."""
+_WHOLE = 400
 _SMALL = 4000
 """Tensors in graphs that are planned twice for the sake of it."""
 
@@ -82,33 +89,95 @@ def roomy(
     return replace(found, risks=(*plan.risks, *(_told(risk, ranges, known, half) for risk in new)))
 
 
-def spacious(plan: Plan, ranges: RangeTable, again: Callable[[RangeTable], Plan], half: FloatType) -> Plan:
-    """``plan``, or one that holds more of what ``plan`` scales down, without a Mul or an FP32 node more.
+def spacious(
+    plan: Plan,
+    ranges: RangeTable,
+    again: Callable[[RangeTable], Plan],
+    given: Collection[str],
+    margin: float,
+    half: FloatType,
+) -> Plan:
+    """``plan``, or one that holds more of what ``plan`` scales down, and of what differs much between samples.
 
-    It may give up a bit of a small tensor.
+    ``given``: the graph's inputs, whose range is the user's matter. A bit of a small tensor may go for it, but neither
+    Mul nor FP32 node may come, but for a few where samples differ.
     """
     if len(ranges.tensors) > _SMALL:
         return plan
-    scaled = {
-        tensor_key(path, name): exponent
-        for path, part in plan.scopes()
-        for name, exponent in part.exponents.items()
-        if exponent > 0
-    }
+    search = _Search(plan, ranges, again, margin, half)
+    search.hold(
+        {
+            key: growth
+            for key, entry in ranges.tensors.items()
+            if key not in given and (growth := expected_growth(entry, ranges.samples)) > margin
+        },
+        _WORTH,
+    )
     for spare in _SPARE:
-        wide = {
-            key: replace(entry, minimum=spare * entry.minimum, maximum=spare * entry.maximum)
-            for key, exponent in scaled.items()
-            if (entry := ranges.tensors.get(key)) is not None
-            and spare * entry.absmax > half.max * 2.0 ** (exponent - 1)
+        search.hold(dict.fromkeys(search.scaled() & ranges.tensors.keys(), spare))
+    return plan if search.best is plan else _as_told(search.best, plan)
+
+
+class _Search:
+    """The best plan so far, and by what factors it holds more of which tensors."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        ranges: RangeTable,
+        again: Callable[[RangeTable], Plan],
+        margin: float,
+        half: FloatType,
+    ) -> None:
+        self.best, self._held = plan, dict[str, float]()
+        self._ranges, self._again, self._margin, self._half = ranges, again, margin, half
+        self._trials = _TRIALS if len(ranges.tensors) <= _WHOLE else _FEW
+
+    def scaled(self) -> Set[str]:
+        """Keys of the tensors that are scaled down."""
+        return {key for key, exponent in self._exponents().items() if exponent > 0}
+
+    def hold(self, wanted: Mapping[str, float], worth: float = 0.0) -> None:
+        """Hold tensors this much further, all or those halves of them for which that is next to free, or at most
+        ``worth`` where it takes no matrix product in FP32."""
+        order = {key: place for place, key in enumerate(self._ranges.tensors)}
+        waiting = [
+            sorted((key for key in wanted if self._held.get(key, 1.0) < wanted[key]), key=order.__getitem__)
+        ]
+        while waiting and self._trials:
+            part = waiting.pop()
+            held = {**self._held, **{key: wanted[key] for key in part}}
+            wide = {key: self._wider(key, factor) for key, factor in held.items()}
+            exponents, most = self._exponents(), self._half.max / self._margin
+            if all(wide[key].absmax <= most * 2.0 ** exponents.get(key, 0) for key in part):
+                self._held = held
+                continue
+            self._trials -= 1
+            found = self._again(replace(self._ranges, tensors={**self._ranges.tensors, **wide}))
+            if _as_cheap(found, self.best, worth):
+                self.best, self._held = found, held
+            elif len(part) > 1:
+                middle = len(part) // 2
+                waiting += [part[middle:], part[:middle]]
+
+    def _exponents(self) -> dict[str, int]:
+        return {
+            tensor_key(path, name): exponent
+            for path, part in self.best.scopes()
+            for name, exponent in part.exponents.items()
         }
-        if not wide:
-            continue
-        found = again(replace(ranges, tensors={**ranges.tensors, **wide}))
-        same = found.all_fp32().keys() <= plan.all_fp32().keys()
-        if same and _paid(found) < _paid(plan) + Prices().launch:
-            return _as_told(found, plan)
-    return plan
+
+    def _wider(self, key: str, factor: float) -> TensorRange:
+        entry = self._ranges.tensors[key]
+        return replace(entry, minimum=factor * entry.minimum, maximum=factor * entry.maximum)
+
+
+def _as_cheap(found: Plan, plan: Plan, worth: float) -> bool:
+    """Whether ``found`` pays for no Mul and no FP32 node more; or ``worth`` at most, without more products in FP32."""
+    paid = _paid(found) - _paid(plan)
+    if found.all_fp32().keys() <= plan.all_fp32().keys() and paid < Prices().launch:
+        return True
+    return paid < worth and found.fp32_flops_share <= plan.fp32_flops_share
 
 
 def _as_told(found: Plan, plan: Plan) -> Plan:
@@ -116,7 +185,7 @@ def _as_told(found: Plan, plan: Plan) -> Plan:
     return replace(
         found,
         risks=plan.risks,
-        fp32={index: plan.fp32[index] for index in found.fp32},
+        fp32={index: plan.fp32.get(index, _DIFFER) for index in found.fp32},
         muls_why={slot: plan.muls_why.get(slot, why) for slot, why in found.muls_why.items()},
         bodies={path: _as_told(part, plan.bodies[path]) for path, part in found.bodies.items()},
     )

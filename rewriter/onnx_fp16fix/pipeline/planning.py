@@ -87,7 +87,8 @@ def with_spare(state: State) -> State:
     def again(ranges: RangeTable) -> Plan:
         return _plan(replace(state, ranges=ranges), state.wished, half)
 
-    plan = spacious(state.plan, state.ranges, again, state.half_type)
+    given = {info.name for info in state.model.proto.graph.input}
+    plan = spacious(state.plan, state.ranges, again, given, state.margin, state.half_type)
     return state if plan is state.plan or state.obeyed else replace(state, plan=plan)
 
 
