@@ -7,9 +7,9 @@ from collections.abc import Mapping
 import numpy as np
 import onnx
 
-from onnx_fp16fix.calibrate import calibrate, open_data
+from onnx_fp16fix.calibrate import RangeTable, calibrate, open_data
 from onnx_fp16fix.emit import Converted, Rescaled, convert, rescale
-from onnx_fp16fix.graph import build_view
+from onnx_fp16fix.graph import ScopeView, build_view
 from onnx_fp16fix.model import infer_types, wrap_model
 from onnx_fp16fix.model.model import Model
 from onnx_fp16fix.plan import Plan, make_plan
@@ -17,12 +17,24 @@ from onnx_fp16fix.plan.facts import Facts
 from onnx_fp16fix.runtime import open_session
 from onnx_fp16fix.simulate import compare_simulated
 
-__all__ = ["FALSE", "RNG", "TRUE", "W", "X", "broken", "chain", "computed"]
+__all__ = ["FALSE", "RNG", "TRUE", "W", "X", "broken", "chain", "computed", "emitted"]
 
 RNG = np.random.default_rng(5)
 X = (RNG.standard_normal((4, 8)) * 3).astype(np.float32)
 W = (RNG.standard_normal((8, 8)) / 3).astype(np.float32)
 TRUE, FALSE = np.array(True), np.array(False)
+
+
+def emitted(scope: ScopeView, ranges: RangeTable, plan: Plan) -> tuple[Rescaled, Converted]:
+    """Both models of a plan."""
+    rescaled = rescale(scope, Facts(scope, ranges), plan)
+    return rescaled, convert(
+        build_view(rescaled.model).main,
+        rescaled.fp32_nodes,
+        guards=rescaled.raised,
+        bodies=rescaled.bodies,
+        half_borders=rescaled.half_borders,
+    )
 
 
 def chain(
@@ -33,14 +45,7 @@ def chain(
     scope = build_view(wrap_model(proto)).main
     ranges = calibrate(proto, data)
     plan = make_plan(scope, ranges)
-    rescaled = rescale(scope, Facts(scope, ranges), plan)
-    made = convert(
-        build_view(rescaled.model).main,
-        rescaled.fp32_nodes,
-        guards=rescaled.raised,
-        bodies=rescaled.bodies,
-        half_borders=rescaled.half_borders,
-    )
+    rescaled, made = emitted(scope, ranges, plan)
     for result in (rescaled.model.proto, made.model.proto):
         onnx.checker.check_model(result, full_check=True)
         onnx.shape_inference.infer_shapes(result, strict_mode=True)

@@ -13,12 +13,11 @@ import onnx
 from hypothesis import HealthCheck, assume, example, given, note, settings
 from hypothesis import strategies as st
 
+from body_chain import emitted
 from onnx_fp16fix.calibrate import calibrate, open_data
-from onnx_fp16fix.emit import convert, rescale
 from onnx_fp16fix.graph import build_view
 from onnx_fp16fix.model import wrap_model
 from onnx_fp16fix.plan import make_plan, region
-from onnx_fp16fix.plan.facts import Facts
 from onnx_fp16fix.runtime import open_session
 from onnx_fp16fix.simulate import compare_simulated
 from plan.random_bodies import Held, build_held, feeds, held
@@ -67,14 +66,8 @@ def test_any_bodies(case: Held, whole: bool) -> None:
     with mock.patch.object(region, "_WHOLE", 400 if whole else 0):
         plan = make_plan(scope, ranges)
     note(f"plan: {plan}")
-    rescaled = rescale(scope, Facts(scope, ranges), plan)
-    typed = convert(
-        build_view(rescaled.model).main,
-        rescaled.fp32_nodes,
-        guards=rescaled.raised,
-        bodies=rescaled.bodies,
-        half_borders=rescaled.half_borders,
-    ).model.proto
+    rescaled, made = emitted(scope, ranges, plan)
+    typed = made.model.proto
     for result in (rescaled.model.proto, typed):
         onnx.checker.check_model(result, full_check=True)
         open_session(result, optimize=True)

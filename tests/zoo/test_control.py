@@ -8,19 +8,15 @@ import pytest
 import yaml
 from onnx import TensorProto
 
-import onnx_fp16fix
-from onnx_fp16fix.calibrate import open_data
 from onnx_fp16fix.model import infer_types, wrap_model
 from onnx_fp16fix.model.model import Model
-from onnx_fp16fix.simulate import compare_simulated
 
 torch = pytest.importorskip("torch")
 onnxscript = pytest.importorskip("onnxscript")
 
 from torch_export import export as exported  # noqa: E402  needs torch
 from zoo.control import CASES, ControlCase  # noqa: E402  needs torch
-
-TOLERANCE = 1e-2
+from zoo.judge import fixed_where_plain_fp16_fails  # noqa: E402
 
 
 def export(case: ControlCase) -> tuple[onnx.ModelProto, list[dict[str, np.ndarray]]]:
@@ -43,25 +39,10 @@ def types_inside(proto: onnx.ModelProto) -> set[int]:
     return made & {TensorProto.FLOAT, TensorProto.FLOAT16}
 
 
-def check(outcome: onnx_fp16fix.Outcome) -> None:
-    assert outcome.run.status == "ok", [f.message for f in outcome.findings if f.status == "left"]
-    found = outcome.verification
-    assert found is not None
-    assert found.fp16_sim is not None
-    assert found.fp32 is not None
-    assert all(output.rel_l2 is not None and output.rel_l2 < TOLERANCE for output in found.fp16_sim.outputs)
-    assert found.fp32.identical or any(rule.applied for rule in outcome.run.rules)
-    assert outcome.plan is not None
-    assert outcome.plan.fp32_flops_share == 0
-
-
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_is_right_in_fp16_inside_and_outside(case: ControlCase) -> None:
     proto, feeds = export(case)
-    naive = compare_simulated(proto, proto, open_data(feeds, proto), assume_fp16=True, tensors="outputs")
-    assert not naive.output_rel_l2 <= TOLERANCE
-    outcome = onnx_fp16fix.fix(proto, feeds, tensorrt="off", tolerance=TOLERANCE)
-    check(outcome)
+    outcome = fixed_where_plain_fp16_fails(proto, feeds)
     assert outcome.model is not None
     assert outcome.plan is not None
     ops = {node.name: node.op_type for scope in Model(proto).scopes() for node in scope.graph.node}
@@ -91,10 +72,7 @@ def test_callers_of_one_function_get_plans_of_their_own() -> None:
     rng = np.random.default_rng(1)
     x = rng.standard_normal((4, 16)).astype(np.float32)
     feed = {"x": x, "n": np.array(3), "c": np.array(True)}
-    naive = compare_simulated(proto, proto, open_data(feed, proto), assume_fp16=True, tensors="outputs")
-    assert not naive.output_rel_l2 <= TOLERANCE
-    outcome = onnx_fp16fix.fix(proto, feed, tensorrt="off", tolerance=TOLERANCE)
-    check(outcome)
+    outcome = fixed_where_plain_fp16_fails(proto, [feed])
     assert outcome.plan is not None
     assert outcome.plan.fp32_nodes == []
     lock = yaml.safe_load(outcome.lock())["plan"]
@@ -136,9 +114,6 @@ def test_functions_and_branches_of_onnxscript() -> None:
     assert len(proto.functions) == 2
     x = np.random.default_rng(2).standard_normal((4, 16)).astype(np.float32)
     feeds = [{"x": x, "loud": np.array(flag)} for flag in (True, False)]
-    naive = compare_simulated(proto, proto, open_data(feeds, proto), assume_fp16=True, tensors="outputs")
-    assert not naive.output_rel_l2 <= TOLERANCE
-    outcome = onnx_fp16fix.fix(proto, feeds, tensorrt="off", tolerance=TOLERANCE)
-    check(outcome)
+    outcome = fixed_where_plain_fp16_fails(proto, feeds)
     assert outcome.plan is not None
     assert outcome.plan.fp32_nodes == []
