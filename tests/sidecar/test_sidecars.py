@@ -71,6 +71,39 @@ def test_trtexec_is_told_what_to_keep() -> None:
     assert arguments["--layerOutputTypes"] == arguments["--layerPrecisions"]
 
 
+def test_the_model_is_judged_as_what_the_sidecars_make_of_it() -> None:
+    outcome = fixed()
+    assert outcome.run.exit_code == 0
+    assert outcome.verification is not None
+    assert outcome.verification.fp16_sim is not None
+    (error,) = outcome.verification.fp16_sim.outputs
+    assert error.rel_l2 is not None
+    assert error.rel_l2 < 1e-2
+
+
+VARIANCE = """(float[4,8] x) => (float[4,1] y) {
+    [move] b = Add(x, far) [square] q = Mul(b, b) [m2] m = ReduceMean<axes = [1]>(q)
+    [m1] n = ReduceMean<axes = [1]>(b) [other] o = Mul(n, n) [cancel] y = Sub(m, o)
+}"""
+
+
+def test_what_loses_accuracy_is_named_too(tmp_path: Path) -> None:
+    """No range tells of it: simulation does."""
+    proto = model(VARIANCE, {"far": np.float32(200)})
+    typed = onnx_fp16fix.fix(proto, {"x": X}, tensorrt="off")
+    outcome = onnx_fp16fix.fix(proto, {"x": X}, tensorrt="off", precision="fp32")
+    assert typed.plan is not None
+    assert outcome.plan is not None
+    assert "cancel" in typed.plan.fp32_nodes
+    assert outcome.plan.fp32_nodes == typed.plan.fp32_nodes
+    assert set(json.loads(outcome.sidecars[".float16.json"])["node_block_list"]) >= {"cancel"}
+    lock = tmp_path / "lock.yaml"
+    lock.write_text(outcome.lock(), encoding="utf-8")
+    again = onnx_fp16fix.apply(proto, lock, {"x": X}, tensorrt="off")
+    assert again.run.status == outcome.run.status == "ok"
+    assert again.sidecars == outcome.sidecars
+
+
 def test_outputs_of_several_types() -> None:
     text = "(float[4,8] x) => (float[4,2] v, int64[4,2] i, float[4,4] a, float[4,4] b) {"
     proto = model(text + " [top] v, i = TopK(x, two) [split] a, b = Split<axis = 1>(x) }")

@@ -11,15 +11,20 @@ from onnx_fp16fix.errors import Problem, UsageError
 from onnx_fp16fix.graph import ScopeView
 from onnx_fp16fix.half import FloatType
 from onnx_fp16fix.pipeline.prepare import Run
+from onnx_fp16fix.pipeline.state import Io
 from onnx_fp16fix.wording import spelled
 
 __all__ = ["check_half_io"]
 
 
-def check_half_io(run: Run, main: ScopeView, ranges: RangeTable, half: FloatType, *, force: bool) -> None:
+def check_half_io(
+    run: Run, main: ScopeView, ranges: RangeTable, half: FloatType, io: Io, *, force: bool
+) -> None:
     """Refuse an output that is to be 16-bit and overflows there: raises UsageError (USAGE-CONTRADICTION), or notes with
     ``force`` what is left at risk. An input that does is a warning: an infinite mask may be what its reader wants.
     """
+    if io == "fp32":
+        return
     reads, wish = (
         _beyond(main, ranges, half, main.inputs),
         f"{spelled('io', half.name)} makes it {half.label}",

@@ -34,6 +34,7 @@ def conclude(
 ) -> Outcome:
     """Verify the result, unless told not to; the outcome is rejected, has findings left, or is in order.
 
+    ``report``: its simulation, where that was made before; an FP32 model is judged by it too.
     ``broken``: what is known to be wrong with it already; none of it passes.
     """
     emitted.note(run.document)
@@ -51,6 +52,7 @@ def conclude(
             fp32_after=emitted.fp32,
             exponents=emitted.exponents,
             half=emitted.half,
+            as_type="fp16" if emitted.half is None and report is not None else None,
             tolerances=tolerances,
             tensorrt_mode=tensorrt,
             simulation=report,

@@ -82,10 +82,10 @@ def fix(
     measuring again. ``rules``: files, folders or packs, all shipped rules if None; the islands they ask for are kept.
     ``target``: what the model is made for (``tensorrt:11.2``): rules for this target come first; see ``Target``.
     ``precision="bf16"`` plans for BF16 and types in it; ``io`` is then "fp32" or "bf16". ``precision="fp32"`` gives the
-    rescaled FP32 model for weakly typed engines. ``tolerance``: largest relative L2 error of an output in simulated
-    FP16; None is 1e-2 (BF16: 8e-2), or more (with a finding) where the type's own rounding costs more; ``kernels``:
-    what it takes GPU kernels to keep in FP16 inside (default, cuda, pessimistic). ``margin``: factor between
-    calibrated maxima and what FP16 must hold.
+    rescaled FP32 model for weakly typed engines, judged as FP16 with those layers in FP32 that the sidecar files name.
+    ``tolerance``: largest relative L2 error of an output in simulated FP16; None is 1e-2 (BF16: 8e-2), or more (with a
+    finding) where the type's own rounding costs more; ``kernels``: what it takes GPU kernels to keep in FP16 inside
+    (default, cuda, pessimistic). ``margin``: factor between calibrated maxima and what FP16 must hold.
 
     Wishes: ``keep_fp32`` and ``force_fp16`` take regular expressions that match names of nodes from their
     start, ``..._ops`` op types. ``limits``: regular expression of tensor names -> largest magnitude to plan for, in
@@ -132,8 +132,7 @@ def fix(
             base, view, table, steps = retargeted.model, retargeted.view, retargeted.ranges, retargeted.steps
             targets = wishes.targets(view)
     table = wishes.limited(table, view)
-    if io != "fp32":
-        check_half_io(run, view.main, table, half, force=force)
+    check_half_io(run, view.main, table, half, io, force=force)
     run.document.findings += nan_findings(view.main, table)
     if (equalized := equalize_channels(run, view, table, margin, half)) is not None:
         base, steps = equalized[0], (*steps, equalized[1])  # the same nodes at the same places
@@ -153,25 +152,29 @@ def fix(
             state = planned(replace(state, wished={**asked, **state.wished}), headroom=False)
     with progress.step("headroom"):
         state = second = with_headroom(state)
-    emitted = emit(run, state, precision, io)
+    # engines that are to obey the sidecar files compute what the typed model does: its accuracy is theirs
+    typed: Precision = "fp16" if verify and precision == "fp32" else precision
+    emitted = emit(run, state, typed, io)
     report, limit = None, usual_tolerance(half) if tolerance is None else tolerance
-    if verify and precision != "fp32":
+    if verify:
         report = simulate(run, emitted)
         aim = min(limit, aimed_error(half)) if tolerance is None else limit
         if report.output_rel_l2 > aim:
             before, mark = state, len(run.document.findings)
-            state, emitted = mend_accuracy(run, state, report, precision, io, aim)
+            state, emitted = mend_accuracy(run, state, report, typed, io, aim)
             report = simulate(run, emitted)
             if report.output_rel_l2 > limit and (
-                rescued := rescue(run, before, stage, wishes, precision, io, report.output_rel_l2, limit)
+                rescued := rescue(run, before, stage, wishes, typed, io, report.output_rel_l2, limit)
             ):
                 del run.document.findings[mark:]  # what did not help is not done
                 state, emitted, report = rescued
-        state, emitted, report = measure_up(run, (state, emitted, report), precision, io, aim, limit)
+        state, emitted, report = measure_up(run, (state, emitted, report), typed, io, aim, limit)
         if report.output_rel_l2 > limit:
             run.document.findings += resized_findings(report, half)
         if tolerance is None and limit < report.output_rel_l2 < math.inf:
             limit = admit_floor(run, half, report.output_rel_l2, limit)
+    if typed != precision:
+        emitted = emit(run, state, precision, io)
     at_risk = planned_findings(first, second, state, stage.findings())
     run.document.findings[told:told] = [risk for risk in at_risk if (risk.scope, risk.node) not in left]
     run.document.findings += [*stage.findings(), *budget_findings(state, targets.keep)]

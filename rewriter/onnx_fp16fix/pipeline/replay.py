@@ -13,6 +13,7 @@ from onnx_fp16fix.graph import build_view
 from onnx_fp16fix.model import Model, Patch, apply_patches
 from onnx_fp16fix.model.digest import content_digest
 from onnx_fp16fix.outcome import Outcome
+from onnx_fp16fix.pipeline.accuracy import simulate
 from onnx_fp16fix.pipeline.channels import with_channels
 from onnx_fp16fix.pipeline.conclude import TensorRTMode, conclude
 from onnx_fp16fix.pipeline.lock import Lock, Step, lock_text, read_lock
@@ -109,7 +110,8 @@ def replay(
     same = content_digest(emitted.result) == lock.result
     if verify and (data is not None or not same):
         limits = Tolerances(lock.fp16 if tolerance is None else tolerance, lock.fp32)
-        return conclude(run, state, emitted, limits, verify, tensorrt)
+        typed = simulate(run, emit(run, state, "fp16", "fp32")) if lock.precision == "fp32" else None
+        return conclude(run, state, emitted, limits, verify, tensorrt, typed)
     if not same:
         run.warn("the result is not the one that the lock was written for, and was not verified")
     elif not lock.verified:
