@@ -10,7 +10,18 @@ import onnx
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-__all__ = ["SHAPE", "STEPS", "Builder", "Step", "build", "extend", "feed", "graphs"]
+__all__ = [
+    "EXTREME",
+    "SHAPE",
+    "STEPS",
+    "Builder",
+    "Step",
+    "build",
+    "extend",
+    "extreme_graphs",
+    "feed",
+    "graphs",
+]
 
 SHAPE = (1, 4, 5, 5)
 """Of the graph input. Images for convolutions, square matrices for products."""
@@ -209,3 +220,18 @@ STEPS = st.builds(
     seed=st.integers(0, 99),
 )
 graphs = st.lists(STEPS, min_size=3, max_size=12)
+EXTREME = st.builds(
+    Step,
+    op=st.sampled_from(
+        """Mul constant/Mul constant/Mul tensors/Mul tensors/Gram/Gram/MatMul/Conv/Divide/RMS/Sqrt/Identity/ReduceL2
+        /ReduceMean/Max constant/Add tensors/LayerNormalization/BatchNormalization/Concat""".replace(
+            "\n        ", ""
+        ).split("/")
+    ),
+    first=st.integers(0, 2),
+    second=st.integers(0, 3),
+    scale=st.sampled_from((0.0,)) | st.floats(-22, -5, width=16) | st.floats(5, 18, width=16),
+    seed=st.integers(0, 99),
+)
+extreme_graphs = st.lists(EXTREME, min_size=3, max_size=9)
+"""Of products that come near both ends of FP32 itself."""

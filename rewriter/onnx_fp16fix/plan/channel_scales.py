@@ -23,6 +23,8 @@ __all__ = ["ChannelScale", "candidates", "choose", "scale_channels"]
 _LOST_BITS = 4
 """Typical values of a channel may give up less than this many of FP16's 11 bits."""
 
+_LEAST = 2.0**-76
+"""Channels that are smaller stay as they are: what makes them may be subnormal in FP32, and rounded so."""
 _BLOCK, _SPOOLED = 1 << 22, 1 << 16
 """Elements made at a time; constants of so many go to the file."""
 
@@ -94,9 +96,9 @@ def choose(
 
     ``absmax``, ``mean_abs``: of each channel over the data, [C].
     """
-    if not np.isfinite(absmax).all() or not absmax.any():
+    if not np.isfinite(absmax).all() or not (absmax >= _LEAST).any():
         return None
-    live = absmax > 0
+    live = absmax >= _LEAST
     common = fp16.ceil_log2(float(absmax.max()) * margin / half.max)
     read = reading_weights(scope, chain)
     share = live.astype(np.float64) if read is None else absmax * read

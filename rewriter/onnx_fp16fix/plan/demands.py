@@ -12,7 +12,7 @@ from onnx_fp16fix.plan.problem import Problem
 from onnx_fp16fix.plan.rows import typical_bits
 from onnx_fp16fix.plan.ties import Ties
 from onnx_fp16fix.plan.tolerate import passes_overflow
-from onnx_fp16fix.plan.variables import exponent_range
+from onnx_fp16fix.plan.variables import constant_range, exponent_range
 
 __all__ = ["Bits", "Demands", "find_demands"]
 
@@ -104,7 +104,7 @@ class _Collector:
         for operand, edge in view.edges.items():
             value = edge.value
             if value.constant and edge.reads:
-                variable = self._constant((index, edge.slot)) if edge.movable else 0
+                variable = self._constant(index, edge) if edge.movable else 0
             else:
                 known = found.exponent.get(value.key)
                 variable = self._exponent(value) if known is None else known
@@ -113,6 +113,11 @@ class _Collector:
                 values[value.key] = value
             if variable and not edge.movable:
                 found.ties.pin(variable)
+            if edge.reads and (room := self.problem.rooms.slots.get((index, edge.slot))) is not None:
+                found.bounds[variable] = (
+                    max(found.bounds[variable][0], room[0]),
+                    min(found.bounds[variable][1], room[1]),
+                )
             if edge.reads and not self._read(index, edge):
                 self._operand(view, edge, variable)
         for equation in relation.equations:
@@ -123,9 +128,9 @@ class _Collector:
                     lowest = self.facts.lowest_for(inner.magnitude * self.facts.margin)
                     found.at_least(index, variables.get(inner.operand, 0), inner.coefficient, lowest)
 
-    def _constant(self, slot: Slot) -> int:
-        bound = self.problem.bound
-        self.found.constant[slot] = variable = self.found.variable((-bound, bound))
+    def _constant(self, index: int, edge: Edge) -> int:
+        variable = self.found.variable(constant_range(self.problem, edge, index))
+        self.found.constant[index, edge.slot] = variable
         return variable
 
     def _exponent(self, value: TensorView) -> int:

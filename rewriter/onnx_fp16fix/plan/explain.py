@@ -48,7 +48,29 @@ def reason_for_fp32(
     for inner in view.relation.inner:
         if inner.magnitude * facts.margin > facts.half.max:
             return f"{inner.what} reaches {inner.magnitude:.4g}"
-    return "its neighbours are FP32: staying with them saves casts"
+    lost = _lost(problem, index, exponents, operands, muls)
+    return lost or "its neighbours are FP32: staying with them saves casts"
+
+
+def _lost(
+    problem: Problem,
+    index: int,
+    exponents: Mapping[str, int],
+    operands: Mapping[Slot, int],
+    muls: Mapping[Slot, int],
+) -> str | None:
+    """What would lose too many bits at the exponents that the plan has."""
+    view, facts = problem.views[index], problem.facts
+    for operand in view.operands:
+        tensor, slot, reads = view.tensor(operand), (index, operand[1]), operand[0] == "in"
+        typical = None if tensor is None else facts.typical(tensor)
+        if tensor is None or typical is None:
+            continue
+        stored = exponents.get(facts.key(tensor), 0)
+        exponent = operands.get(slot, stored + muls.get(slot, 0)) if reads else stored
+        if exponent - typical > problem.prices.bits_most:
+            return f"it {'reads' if reads else 'makes'} '{tensor.name}', typically {facts.range(tensor).mean_abs:.4g}"
+    return None
 
 
 def _operand_reason(

@@ -22,6 +22,7 @@ from onnx_fp16fix.plan.prices import Prices
 from onnx_fp16fix.plan.problem import Problem
 from onnx_fp16fix.plan.region import is_small, region
 from onnx_fp16fix.plan.risk import Risk, find_risks
+from onnx_fp16fix.plan.room import find_rooms
 from onnx_fp16fix.plan.scaling import scale_alone
 from onnx_fp16fix.plan.solution import Solution
 from onnx_fp16fix.plan.split import split
@@ -116,6 +117,7 @@ def _solve_scaling(problem: Problem, settings: _Settings) -> Solution | None:
     """By exponents alone, where no other choice could be cheaper; in large regions by exponents alone almost
     everywhere."""
     problem.bound = largest_exponent(problem)
+    problem.rooms = find_rooms(problem.facts, problem.bound)
     found = scale_alone(problem, settings.time_limit)
     if found is None:
         return None

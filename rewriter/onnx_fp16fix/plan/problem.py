@@ -12,11 +12,10 @@ from onnx_fp16fix.plan.need import Need
 from onnx_fp16fix.plan.plan import Slot
 from onnx_fp16fix.plan.prices import Prices
 from onnx_fp16fix.plan.program import Program, Terms
+from onnx_fp16fix.plan.room import LIMIT, Rooms
 
 __all__ = ["LIMIT", "ZERO", "Problem"]
 
-LIMIT = 64
-"""Largest exponent considered: beyond it FP32 itself would run out of range for tensors of ordinary size."""
 ZERO: Terms = {}
 
 
@@ -48,6 +47,8 @@ class Problem:
     """Nodes without a choice: they run in FP16."""
     tolerant: frozenset[int] = frozenset()
     """Tensors whose overflow does no harm, by identity."""
+    rooms: Rooms = field(default_factory=Rooms)
+    """Where FP32 itself ends."""
     fixed: Mapping[int, int] = field(default_factory=dict)
     """Exponents other than 0 of tensors that nodes outside make or read too, by identity."""
 
@@ -55,7 +56,7 @@ class Problem:
         """The same region, without variables."""
         return Problem(
             self.facts, self.views, self.need, self.nodes, self.forced, self.prices,
-            half=self.half, fixed=self.fixed, tolerant=self.tolerant,
+            half=self.half, fixed=self.fixed, tolerant=self.tolerant, rooms=self.rooms,
         )  # fmt: skip
 
     def encloses(self, value: TensorView) -> bool:

@@ -88,6 +88,8 @@ def operand_rows(problem: Problem, index: int) -> None:
             continue
         slot, value = (index, edge.slot), edge.value
         exponent, escape = problem.operand(index, edge.operand), problem.read(index, edge.slot)
+        if (room := problem.rooms.operand(slot, value.key)) is not None:
+            problem.program.row(exponent, *room)
         harmless = edge.slot in view.relation.saturating or (
             value.key in tolerant and passes_overflow(facts, view.node, edge.slot, tolerant)
         )

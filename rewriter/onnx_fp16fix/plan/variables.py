@@ -8,8 +8,16 @@ from onnx_fp16fix.plan.edges import Edge, TensorView
 from onnx_fp16fix.plan.facts import BORDER, NodeView
 from onnx_fp16fix.plan.prices import Prices
 from onnx_fp16fix.plan.problem import LIMIT, Problem
+from onnx_fp16fix.plan.room import Interval
 
-__all__ = ["exponent_range", "largest_exponent", "node_variables", "price_of_fp32", "tensor_variables"]
+__all__ = [
+    "constant_range",
+    "exponent_range",
+    "largest_exponent",
+    "node_variables",
+    "price_of_fp32",
+    "tensor_variables",
+]
 
 _ROOM = 8
 """Steps beyond the range a tensor itself asks for: room for compromises with its neighbours."""
@@ -50,7 +58,7 @@ def node_variables(problem: Problem, index: int, prone: bool) -> None:
         slot = (index, edge.slot)
         if edge.value.constant:
             if edge.movable:
-                problem.constant[slot] = _exponent_variable(problem, (-problem.bound, problem.bound))
+                problem.constant[slot] = _exponent_variable(problem, constant_range(problem, edge, index))
         elif _may_shift(problem, view, edge):
             problem.shift[slot] = _shift_variable(problem, edge.value, view.numel(edge.operand))
 
@@ -114,11 +122,22 @@ def exponent_range(problem: Problem, value: TensorView) -> tuple[int, int]:
     Tight bounds matter: the program's relaxation is as good as they are.
     """
     lowest, bound = value.lowest, problem.bound
+    room = problem.rooms.tensors.get(value.key)
     if lowest is None:
-        return -bound, bound
+        return _within((-bound, bound), room)
     typical = lowest if value.typical is None else value.typical
     least, most = min(lowest, 0, typical) - _ROOM, max(lowest, 0, typical) + _ROOM
-    return max(least, -bound), min(most, bound)
+    return _within((max(least, -bound), min(most, bound)), room)
+
+
+def constant_range(problem: Problem, edge: Edge, index: int) -> tuple[int, int]:
+    """Exponents that the constant operand of a node may have."""
+    room = problem.rooms.operand((index, edge.slot), edge.value.key)
+    return _within((-problem.bound, problem.bound), room)
+
+
+def _within(bounds: tuple[int, int], room: Interval | None) -> tuple[int, int]:
+    return bounds if room is None else (max(bounds[0], room[0]), min(bounds[1], room[1]))
 
 
 def _exponent_variable(problem: Problem, bounds: tuple[int, int]) -> int:
