@@ -56,7 +56,7 @@ def build_switched(
         for number, (scope, node) in enumerate(places.nodes)
         if _has_fp16(scope, node, half)
     ]
-    bag = _bag(model, cells, prefix)
+    bag = _bag(model, cells)
     guards = {
         *guards,
         *(bagged for cell in cells for bagged, name in cell.constants.items() if name in guards),
@@ -129,7 +129,7 @@ def _is_constant(owner: ScopeView, tensor: gs.Tensor) -> bool:
     return owner.is_constant(tensor)
 
 
-def _bag(model: Model, cells: Sequence[_Cell], prefix: str) -> onnx.ModelProto:
+def _bag(model: Model, cells: Sequence[_Cell]) -> onnx.ModelProto:
     source = model.proto
     bag = onnx.ModelProto(ir_version=source.ir_version)
     bag.opset_import.extend(source.opset_import)

@@ -85,7 +85,7 @@ def run_script(path: Path, function: str) -> Iterator[Placed]:
         raise data_error("DATA-READ", "no such file", str(path), hint="check the path")
     sys.path.insert(0, str(path.parent.resolve()))
     try:
-        feeds = _guarded(path, lambda: _function(path, function, place)())
+        feeds = _guarded(path, lambda: _function(path, function)())
         if not isinstance(feeds, Iterable) or isinstance(feeds, Mapping | str):
             found = f"returned a {type(feeds).__name__}, expected an iterable of feeds"
             raise data_error(
@@ -99,7 +99,7 @@ def run_script(path: Path, function: str) -> Iterator[Placed]:
         sys.path.remove(str(path.parent.resolve()))
 
 
-def _function(path: Path, name: str, place: str) -> Callable[[], Any]:
+def _function(path: Path, name: str) -> Callable[[], Any]:
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None
     assert spec.loader is not None

@@ -84,16 +84,6 @@ class TensorRange:
         """The sample that holds the largest magnitude; -1 if unknown."""
         return self.maximum_sample if self.maximum >= -self.minimum else self.minimum_sample
 
-    @property
-    def share_below_normal(self) -> float:
-        """Share of all finite elements that FP16 stores with fewer bits, or not at all."""
-        return self.below_normal / self.count if self.count else 0.0
-
-    @property
-    def share_below_subnormal(self) -> float:
-        """Share of all finite elements below FP16's smallest magnitude."""
-        return self.below_subnormal / self.count if self.count else 0.0
-
     def summed(self) -> int:
         """Sum of the magnitudes in units of 2**-1074."""
         return exact(self.mean_abs) * self.count if self.exact_sum is None else self.exact_sum

@@ -25,7 +25,6 @@ __all__ = [
     "Suite",
     "Text",
     "Unary",
-    "names_in",
     "walk",
 ]
 
@@ -176,8 +175,3 @@ def _children(expr: Expr) -> tuple[Expr, ...]:
         names = tuple(name for name in (expr.star, expr.stars) if name is not None)
         return (*expr.args, *(value for _, value in expr.keywords), *names)
     return ()
-
-
-def names_in(expr: Expr) -> Iterator[Name]:
-    """Every name used, functions aside."""
-    return (part for part in walk(expr) if isinstance(part, Name))

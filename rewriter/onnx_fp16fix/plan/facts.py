@@ -105,10 +105,6 @@ class NodeView:
         tensor = self.tensor(operand)
         return () if tensor is None else self.facts.range(tensor).shape
 
-    def is_either(self, operand: Operand) -> bool:
-        """Whether the slot reads FP16 and FP32 alike."""
-        return operand[0] == "in" and operand[1] in self.slots.either
-
     def is_half(self, operand: Operand) -> bool:
         """Whether the slot holds FP16 when the node runs in FP16."""
         return operand[1] in (self.slots.inputs if operand[0] == "in" else self.slots.outputs)
