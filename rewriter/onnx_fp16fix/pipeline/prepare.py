@@ -20,6 +20,7 @@ from onnx_fp16fix.model import Model, is_heavy_file, load_model
 from onnx_fp16fix.outcome import Outcome, describe_model
 from onnx_fp16fix.progress import Progress
 from onnx_fp16fix.range_file import load_ranges
+from onnx_fp16fix.runtime import random_nodes
 from onnx_fp16fix.simulate import Mode
 from onnx_fp16fix.wording import counted, spelled
 
@@ -62,6 +63,11 @@ class Run:
             self.document.model = describe_model(self.model)
         if self.measures and _is_half(self.model.proto):
             self.warn(_HALF_ALREADY)
+        if self.measures and (drawing := {node.op_type for node in random_nodes(self.model.proto.graph)}):
+            self.warn(
+                f"the model draws random numbers ({', '.join(sorted(drawing))}): it is run with fixed seeds here, "
+                "and what is written draws as before"
+            )
         self.dataset: Dataset = open_data(self.data, self.model.proto, seed=self.seed, samples=self.samples)
         self.document.data = DataEntry(source=self.dataset.source, samples=0, random=self.dataset.random)
         self.table = None if self.ranges is None else self._load_ranges(self.ranges)

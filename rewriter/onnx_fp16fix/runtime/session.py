@@ -17,6 +17,7 @@ import onnx
 
 from onnx_fp16fix.runtime.extract import Array, extract, one_folder
 from onnx_fp16fix.runtime.failure import failure
+from onnx_fp16fix.runtime.seeds import draw_alike
 
 __all__ = ["Session", "as_value", "open_session"]
 
@@ -89,7 +90,8 @@ def open_session(
     Without ``arena`` it takes memory from one arena that all such sessions share: many arenas would add up, and without
     any ONNX Runtime 1.31 gives memory back late (outputs of 16 MB piled up to 1.3 GB).
     Without ``prepack`` weights are read as they are: no second copy of them in a kernel's own layout, for a few
-    percent of the time of large products. Raises ModelError (MODEL-LOAD) with ONNX Runtime's own words.
+    percent of the time of large products. Random ops draw the same numbers in every session.
+    Raises ModelError (MODEL-LOAD) with ONNX Runtime's own words.
     """
     import onnxruntime
 
@@ -119,7 +121,7 @@ def open_session(
         options.add_external_initializers(list(values), list(values.values()))
     try:
         session = onnxruntime.InferenceSession(
-            light.SerializeToString(), options, providers=["CPUExecutionProvider"]
+            draw_alike(light, light.SerializeToString()), options, providers=["CPUExecutionProvider"]
         )
     except Exception as error:  # ONNX Runtime's exceptions share no base class but Exception
         raise failure("MODEL-LOAD", "ONNX Runtime cannot load the model", error) from None
