@@ -91,3 +91,11 @@ def test_weights_beyond_the_light_copy_still_have_a_type() -> None:
     proto = parsed("g (float[64,64] x) => (float[64,64] y) { y = MatMul(x, w) }")
     proto.graph.initializer.append(numpy_helper.from_array(np.ones((64, 64), np.float32), "w"))
     assert infer_types(wrap_model(proto)).get((), "w") == TensorType(F32, (64, 64))
+
+
+def test_types_are_inferred_once_per_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    proto = reshaped(np.array([2, 3, -1]))
+    expected = infer_types(Model(proto))
+    model = wrap_model(proto)
+    monkeypatch.setattr(onnx.shape_inference, "infer_shapes", None)
+    assert infer_types(model) == expected

@@ -244,6 +244,12 @@ def test_a_wrong_type_is_no_model_that_anything_loads(text: str, words: str) -> 
     assert wrap_model(parsed(BODIES.format("float"))).opset == 17
 
 
+def test_a_wrong_type_is_found_beside_an_op_that_nobody_knows() -> None:
+    """Strict inference passes over errors in such a graph."""
+    text = "g (float[2] x) => (int64[2] y) { h = vendor.Op(x)  y = Neg(x) }"
+    assert "'y' is declared as INT64" in refused(parsed(text, domains=', "vendor" : 1')).problems[0].message
+
+
 def test_a_type_that_inference_cannot_tell_is_believed() -> None:
     proto = parsed(
         "g (float[2] x) => (int64[2] y) { h = vendor.Op(x)  y = Cast<to = 7>(h) }", domains=', "vendor" : 1'

@@ -18,11 +18,12 @@ __all__ = ["choose_slots", "classify"]
 def choose_slots(state: State, fp32: Collection[int] | None) -> None:
     """The operands of each node that become FP16; none if ``fp32`` is None."""
     scope = state.scope
+    known: dict[tuple[str, str, int, int], FloatSlots] = {}
     for node in scope.nodes:
-        opset = scope.model.opset_of(node.domain)
-        found = float_slots(
-            node.domain, node.op, opset, len(node.inputs), len(node.outputs), state.shared.half
-        )
+        key = (node.domain, node.op, len(node.inputs), len(node.outputs))
+        if (found := known.get(key)) is None:
+            opset = scope.model.opset_of(node.domain)
+            found = known[key] = float_slots(key[0], key[1], opset, *key[2:], state.shared.half)
         if node.index in scope.bodies:
             found = FloatSlots(True, *border_slots(scope, node, state.shared.borders))
             state.slots.append(found)

@@ -20,7 +20,7 @@ from onnx_fp16fix.emit.state import Shared, State, as_half, is_constant, is_floa
 from onnx_fp16fix.emit.weights import halved, spool_for, with_spool
 from onnx_fp16fix.graph import ScopeView, ViewNode
 from onnx_fp16fix.half import FP16, FloatType
-from onnx_fp16fix.model import Model, Names, Patch, ScopePath, apply_patches
+from onnx_fp16fix.model import Model, Patch, ScopePath, apply_patches
 
 __all__ = ["Converted", "convert"]
 
@@ -61,7 +61,7 @@ def convert(
     scopes = [scope, *scope.inside()]
     outputs = (view.tensor(name) for view in scopes for name in view.outputs)
     promised = frozenset(id(tensor) for tensor in outputs if tensor is not None)
-    shared = Shared(half, Names(scope.model), promised, guards, half_borders or {}, spool_for(scope.model))
+    shared = Shared(half, scope.fresh_names(), promised, guards, half_borders or {}, spool_for(scope.model))
     states: dict[ScopePath, State] = {}
     for view in scopes:
         whole = view is scope

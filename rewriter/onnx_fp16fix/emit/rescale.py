@@ -20,7 +20,7 @@ from onnx_fp16fix.emit.scaled import scale_constants
 from onnx_fp16fix.emit.weights import spool_for, with_spool
 from onnx_fp16fix.graph import ScopeView, ViewNode
 from onnx_fp16fix.half import FloatType
-from onnx_fp16fix.model import Model, Names, Patch, ScopePath, TypeTable, apply_patches
+from onnx_fp16fix.model import Model, Patch, ScopePath, TypeTable, apply_patches
 from onnx_fp16fix.model.infer import TensorType
 from onnx_fp16fix.model.model import GraphLike
 from onnx_fp16fix.operators import SCALED_ATTRIBUTES, AttributeScale
@@ -71,7 +71,7 @@ class Rescaled:
 
 def rescale(scope: ScopeView, facts: Facts, plan: Plan) -> Rescaled:
     """Apply a plan's exponents to the main graph and the bodies that it covers."""
-    scopes, names = [scope, *scope.inside()], Names(scope.model)
+    scopes, names = [scope, *scope.inside()], scope.fresh_names()
     patches = {view.path: Patch(view.path) for view in scopes}
     spool = spool_for(scope.model)
     constants = scale_constants(scopes, plan, patches, names, spool)

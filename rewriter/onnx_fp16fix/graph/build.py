@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import onnx
 import onnx_graphsurgeon as gs
@@ -10,7 +10,7 @@ import onnx_graphsurgeon as gs
 from onnx_fp16fix.graph.nodes import ConstantTensor, VariableTensor, ViewNode
 from onnx_fp16fix.graph.view import GraphView, ScopeView
 from onnx_fp16fix.model import Model, Scope, ScopePath, TypeTable, infer_types
-from onnx_fp16fix.model.model import subgraphs
+from onnx_fp16fix.model.model import may_hold_bodies, subgraphs
 
 __all__ = ["build_view"]
 
@@ -36,8 +36,8 @@ def _build_scope(scope: Scope, model: Model, types: TypeTable, parent: ScopeView
         view.outputs = tuple(info.name for info in graph.output)
         overridable = set(view.inputs)
         for tensor in graph.initializer:
-            if tensor.name not in overridable:
-                view.tensors[tensor.name] = ConstantTensor(tensor.name, tensor, model)
+            if (name := tensor.name) not in overridable:
+                view.tensors[name] = ConstantTensor(name, tensor, model)
         for sparse in graph.sparse_initializer:
             view.tensors[sparse.values.name] = VariableTensor(sparse.values.name)
     else:
@@ -45,32 +45,36 @@ def _build_scope(scope: Scope, model: Model, types: TypeTable, parent: ScopeView
     for name in view.inputs:
         view.tensors[name] = VariableTensor(name)
     # names made here hide outer ones even before their node is reached (bodies may not shadow, but files lie)
-    for node in graph.node:
-        for name in node.output:
+    nodes = [(node, tuple(node.output)) for node in graph.node]
+    for _, results in nodes:
+        for name in results:
             if name and name not in view.tensors:
                 view.tensors[name] = VariableTensor(name)
-    for index, node in enumerate(graph.node):
-        _add_node(view, node, index)
+    for index, (node, results) in enumerate(nodes):
+        _add_node(view, node, index, results)
     for name in view.outputs:
         _use_outside(view, name)
     return view
 
 
-def _add_node(view: ScopeView, proto: onnx.NodeProto, index: int) -> None:
-    own = view.tensors
+def _add_node(view: ScopeView, proto: onnx.NodeProto, index: int, results: Sequence[str]) -> None:
+    own, consumers = view.tensors, view._consumers
     inputs = [own.get(name) or _resolve(view, name) for name in proto.input]
-    outputs = [own[name] if name else VariableTensor() for name in proto.output]
+    outputs = [own[name] if name else VariableTensor() for name in results]
     node = ViewNode(proto, view.path, index, inputs, outputs)
     view.nodes.append(node)
     for slot, tensor in enumerate(inputs):
         tensor.outputs.append(node)
         if tensor.name:
-            view._consumers.setdefault(id(tensor), []).append((node, slot))
+            if (readers := consumers.get(id(tensor))) is None:
+                consumers[id(tensor)] = [(node, slot)]
+            else:
+                readers.append((node, slot))
     for tensor in outputs:
         tensor.inputs.append(node)
         if tensor.name:
             view._producers[id(tensor)] = node
-    if proto.attribute:
+    if may_hold_bodies(node.domain, node.op):
         for _, body in subgraphs(proto):
             for name in _free_names(body):
                 _use_outside(view, name)

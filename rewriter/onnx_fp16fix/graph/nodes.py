@@ -30,27 +30,27 @@ class VariableTensor(gs.Variable):  # type: ignore[misc]
     """A tensor that is computed, or given; an absent operand has the name ""."""
 
     __setattr__ = object.__setattr__
+    dtype = None
+    shape = None
+    type = "tensor_type"
 
     def __init__(self, name: str = "") -> None:
         self.name = name
         self.inputs: list[ViewNode] = []
         self.outputs: list[ViewNode] = []
-        self.dtype = None
-        self.shape = None
-        self.type = "tensor_type"
 
 
 class ConstantTensor(gs.Constant):  # type: ignore[misc]
     """A constant whose values are decoded on each access and never cached; large ones are mapped from disk."""
 
     __setattr__ = object.__setattr__
+    data_location = None
+    _export_dtype = None
 
     def __init__(self, name: str, proto: TensorProto, model: Model) -> None:
         self.name = name
         self.inputs: list[ViewNode] = []
         self.outputs: list[ViewNode] = []
-        self.data_location = None
-        self._export_dtype = None
         self.proto = proto
         self._model = model
 

@@ -12,7 +12,7 @@ import onnx_graphsurgeon as gs
 from onnx import TensorProto, numpy_helper
 
 from onnx_fp16fix.graph.nodes import ConstantTensor, ViewNode
-from onnx_fp16fix.model import Model, ScopePath, TypeTable
+from onnx_fp16fix.model import Model, Names, ScopePath, TypeTable
 from onnx_fp16fix.model.infer import Dim, TensorType
 from onnx_fp16fix.model.model import GraphLike
 
@@ -59,6 +59,16 @@ class ScopeView:
             for body in bodies.values():
                 yield body
                 yield from body.inside()
+
+    def names(self) -> Iterator[str]:
+        """Names of nodes, and of the tensors that they read and make (outer ones aside)."""
+        yield from self.tensors
+        for node in self.nodes:
+            yield node.name
+
+    def fresh_names(self) -> Names:
+        """Names that are new to the whole model; for a main graph."""
+        return Names(self.model, {scope.path: scope.names() for scope in (self, *self.inside())})
 
     def producer(self, tensor: gs.Tensor) -> ViewNode | None:
         """The node of this scope that makes the tensor."""

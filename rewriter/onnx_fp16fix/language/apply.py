@@ -21,7 +21,7 @@ from onnx_fp16fix.language.rule import DEFAULT_ALLOWED, Rule
 from onnx_fp16fix.language.run import MatchRecord, RuleRun, RuleStats
 from onnx_fp16fix.language.target import Target
 from onnx_fp16fix.language.whole_model import ask_for_model
-from onnx_fp16fix.model import Names, ScopePath
+from onnx_fp16fix.model import ScopePath
 
 if TYPE_CHECKING:
     from onnx_fp16fix.calibrate.ranges import RangeTable
@@ -83,7 +83,7 @@ class _Pass:
         self.view, self.only_nodes = view, only_nodes
         asked = [Target(target) if isinstance(target, str) else target for target in targets]
         self.targets = {target.name: target for target in asked}
-        names = Names(view.model)
+        names = view.main.fresh_names()
         self.scopes = [open_scope(scope, names) for scope in view]
         self.decider = Decider(view, ranges, self.targets, allow)
         self.records: list[MatchRecord] = []

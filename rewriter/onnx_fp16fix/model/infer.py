@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import onnx
@@ -12,7 +12,7 @@ from onnx import TensorProto
 from onnx_fp16fix.model.contrib import contrib_slots
 from onnx_fp16fix.model.model import GraphLike, Model, ScopePath
 
-__all__ = ["Dim", "TensorType", "TypeTable", "infer_types", "light_copy"]
+__all__ = ["Dim", "TensorType", "TypeTable", "agreed_types", "infer_types", "light_copy"]
 
 Dim = int | str | None
 """A size, a symbolic name, or unknown."""
@@ -38,6 +38,8 @@ class TypeTable:
 
 
 _UNKNOWN = TensorType()
+_LONG = 1 << 24
+"""Elements of a vector that is no list of sizes."""
 
 
 def light_copy(proto: onnx.ModelProto, keep: int = 1024) -> onnx.ModelProto:
@@ -64,7 +66,7 @@ def light_copy(proto: onnx.ModelProto, keep: int = 1024) -> onnx.ModelProto:
 
 def _light_graph(graph: onnx.GraphProto, light: onnx.GraphProto, keep: int) -> None:
     for field, value in graph.ListFields():
-        if field.name == "initializer":
+        if field.name == "initializer" and not all(_stays(tensor, keep) for tensor in value):
             for tensor in value:
                 _light_tensor(tensor, light.initializer.add(), keep)
         elif field.is_repeated:
@@ -73,8 +75,12 @@ def _light_graph(graph: onnx.GraphProto, light: onnx.GraphProto, keep: int) -> N
             setattr(light, field.name, value)
 
 
+def _stays(tensor: TensorProto, keep: int) -> bool:
+    return keep > 0 and math.prod(tensor.dims) <= keep and tensor.data_location != TensorProto.EXTERNAL
+
+
 def _light_tensor(tensor: TensorProto, light: TensorProto, keep: int) -> None:
-    if keep and 8 * math.prod(tensor.dims) <= 8 * keep and tensor.data_location != TensorProto.EXTERNAL:
+    if _stays(tensor, keep):
         light.CopyFrom(tensor)
         return
     light.name, light.data_type = tensor.name, tensor.data_type
@@ -88,11 +94,40 @@ def _light_tensor(tensor: TensorProto, light: TensorProto, keep: int) -> None:
 
 def infer_types(model: Model) -> TypeTable:
     """Infer all scopes. A tensor that inference does not reach is unknown, never guessed."""
+    if model.types is not None:
+        return model.types
     light = light_copy(model.proto)
     try:
-        inferred = onnx.shape_inference.infer_shapes(light, data_prop=True)
+        inferred = _inferred(light)
     except Exception:  # inference of custom or broken nodes raises many kinds; what the file declares remains
         inferred = light
+    return _table(inferred, model)
+
+
+def agreed_types(model: Model) -> TypeTable | None:
+    """What ``infer_types`` finds, where it knows all ops and no declaration of the model says otherwise; else None."""
+    own = {(function.domain, function.name) for function in model.proto.functions}
+    ops = {(node.domain, node.op_type) for scope in model.scopes() for node in scope.graph.node}
+    if not all(onnx.defs.has(op, domain) for domain, op in ops - own):
+        return (
+            None  # inference passes over errors, however strict, in a graph with an op that it does not know
+        )
+    try:
+        inferred = _inferred(light_copy(model.proto), strict=True)
+    except (
+        Exception
+    ):  # what can be told of such a model, and what it declares wrongly, is found without being strict
+        return None
+    return _table(inferred, model)
+
+
+def _inferred(light: onnx.ModelProto, *, strict: bool = False) -> onnx.ModelProto:
+    # sizes that are computed are followed, which writes down a number for each element of a vector
+    long = any(len(tensor.dims) == 1 and tensor.dims[0] > _LONG for tensor in light.graph.initializer)
+    return onnx.shape_inference.infer_shapes(light, strict_mode=strict, data_prop=not long)
+
+
+def _table(inferred: onnx.ModelProto, model: Model) -> TypeTable:
     scopes: dict[ScopePath, dict[str, TensorType]] = {}
     for scope in Model(inferred).scopes():
         scopes[scope.path] = _declared(scope.graph)
@@ -153,14 +188,25 @@ def _bind_contrib(
 
 
 def _declared(graph: onnx.GraphProto | onnx.FunctionProto) -> dict[str, TensorType]:
-    types = {}
+    types: dict[str, TensorType] = {}
+    seen: dict[bytes | tuple[int, ...], TensorType] = {}  # most tensors have one of a few types
+
+    def read(infos: Iterable[onnx.ValueInfoProto]) -> None:
+        for info in infos:
+            written = info.type.SerializeToString(deterministic=True)
+            if (known := seen.get(written)) is None:
+                known = seen[written] = _tensor_type(info)
+            types[info.name] = known
+
     if isinstance(graph, onnx.GraphProto):
         for tensor in graph.initializer:
-            types[tensor.name] = TensorType(tensor.data_type, tuple(tensor.dims))
-        for info in (*graph.input, *graph.output):
-            types[info.name] = _tensor_type(info)
-    for info in graph.value_info:
-        types[info.name] = _tensor_type(info)
+            key = tensor.data_type, *tensor.dims
+            if (known := seen.get(key)) is None:
+                known = seen[key] = TensorType(key[0], key[1:])
+            types[tensor.name] = known
+        read(graph.input)
+        read(graph.output)
+    read(graph.value_info)
     return types
 
 

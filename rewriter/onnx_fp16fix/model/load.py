@@ -13,7 +13,7 @@ from google.protobuf.message import DecodeError
 from onnx_fp16fix.errors import ModelError, Problem, UsageError, require_file
 from onnx_fp16fix.model.contrib import admit_contrib
 from onnx_fp16fix.model.declared import wrong_types
-from onnx_fp16fix.model.infer import light_copy
+from onnx_fp16fix.model.infer import agreed_types, light_copy
 from onnx_fp16fix.model.lean import read_lean
 from onnx_fp16fix.model.model import Model
 from onnx_fp16fix.model.tensors import external_file, is_external, open_links, stored_wrong
@@ -36,15 +36,12 @@ def load_model(source: str | Path | onnx.ModelProto, *, lean: bool = False) -> M
     path = Path(source)
     light = read_lean(path) if lean else None
     model = Model(_parse(path) if light is None else _complete(light, path), path.parent, path, pristine=True)
-    _validate(model)
-    return model
+    return _validated(model)
 
 
 def wrap_model(proto: onnx.ModelProto, base_dir: Path | None = None) -> Model:
     """A model from memory; ``base_dir`` is needed when it has external data."""
-    model = Model(proto, base_dir)
-    _validate(model)
-    return model
+    return _validated(Model(proto, base_dir))
 
 
 def _parse(path: Path) -> onnx.ModelProto:
@@ -69,7 +66,8 @@ def _complete(proto: onnx.ModelProto, path: Path) -> onnx.ModelProto:
     return proto
 
 
-def _validate(model: Model) -> None:
+def _validated(model: Model) -> Model:
+    """The model with its types, as far as checking them gave them."""
     place = str(model.path) if model.path else None
     problems = []
     if model.path is not None:
@@ -102,8 +100,10 @@ def _validate(model: Model) -> None:
         raise ModelError(
             Problem("MODEL-INVALID", f"the ONNX checker refuses it: {reason}", file=place)
         ) from error
-    if problems := list(wrong_types(model, place)):
+    types = agreed_types(model)
+    if types is None and (problems := list(wrong_types(model, place))):
         raise ModelError(problems)
+    return replace(model, types=types)
 
 
 def _external_in_bodies(model: Model, place: str | None) -> Iterator[Problem]:

@@ -6,11 +6,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import onnx
 
 from onnx_fp16fix.model.spool import Spool
 from onnx_fp16fix.model.tensors import OWN_FILES
+
+if TYPE_CHECKING:
+    from onnx_fp16fix.model.infer import TypeTable
 
 __all__ = ["GraphLike", "Model", "Scope", "ScopePath", "subgraphs"]
 
@@ -44,6 +48,8 @@ class Model:
     pristine: bool = field(default=False, compare=False)
     spools: tuple[Spool, ...] = field(default=(), compare=False, repr=False)
     """Where weights are that were made and not saved yet."""
+    types: TypeTable | None = field(default=None, compare=False, repr=False)
+    """Types of its tensors where they were inferred already; ``infer_types`` gives them in any case."""
 
     @cached_property
     def opset(self) -> int:
@@ -75,7 +81,7 @@ class Model:
 
 
 @lru_cache(maxsize=1024)
-def _may_hold_bodies(domain: str, op: str) -> bool:
+def may_hold_bodies(domain: str, op: str) -> bool:
     """Whether nodes of this type have an attribute that is a graph; true where no schema can tell."""
     if domain not in ("", "ai.onnx") or not onnx.defs.has(op):
         return True
@@ -88,7 +94,7 @@ def _may_hold_bodies(domain: str, op: str) -> bool:
 
 def subgraphs(node: onnx.NodeProto) -> Iterator[tuple[str, onnx.GraphProto]]:
     """The bodies of a node with the path element that names each, relative to the node."""
-    if not _may_hold_bodies(node.domain, node.op_type):  # quicker than looking at all attributes
+    if not may_hold_bodies(node.domain, node.op_type):  # quicker than looking at all attributes
         return
     for attribute in node.attribute:
         if attribute.type == onnx.AttributeProto.GRAPH:
@@ -101,5 +107,6 @@ def subgraphs(node: onnx.NodeProto) -> Iterator[tuple[str, onnx.GraphProto]]:
 def _walk(scope: Scope) -> Iterator[Scope]:
     yield scope
     for index, node in enumerate(scope.graph.node):
-        for element, graph in subgraphs(node):
-            yield from _walk(Scope((*scope.path, f"{index}:{element}"), graph, scope))
+        if may_hold_bodies(node.domain, node.op_type):
+            for element, graph in subgraphs(node):
+                yield from _walk(Scope((*scope.path, f"{index}:{element}"), graph, scope))
