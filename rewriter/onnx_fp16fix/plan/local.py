@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Set
 from dataclasses import replace
 
@@ -65,6 +66,9 @@ def _parts(problem: Problem, scaling: Scaling) -> list[frozenset[int]]:
         for _ in range(_RIM):
             new = set[int]().union(*(neighbours(views[index]) for index in new)) - chosen
             chosen |= new
+        # what stands between two of them would hold exponents fixed on both sides
+        beside = Counter(index for node in new for index in neighbours(views[node]) - chosen)
+        chosen |= {index for index, count in beside.items() if count > 1}
         return chosen & problem.nodes
 
     left = around(scaling.tied)
