@@ -97,6 +97,19 @@ def test_findings_left_still_write_the_file(pipeline: FakePipeline, model: Path)
     assert model.with_name("o.onnx").exists()
 
 
+def test_a_quiet_rejection_still_says_why(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before, after = tmp_path / "before.onnx", tmp_path / "after.onnx"
+    other = relu_model()
+    other.graph.node[0].op_type = "Abs"
+    onnx.save(relu_model(), before)
+    onnx.save(other, after)
+    assert cli.main(["verify", str(before), str(after), "--tensorrt", "off", "--quiet"]) == 4
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith("error: FP32 outputs differ: relative L2 error ")
+    assert printed.err.endswith("[VERIFY-FAILED]\n")
+
+
 def test_a_rejected_model_is_not_written(
     pipeline: FakePipeline, model: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

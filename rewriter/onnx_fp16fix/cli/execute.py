@@ -6,9 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import click
+
 from onnx_fp16fix.cli.files import Target, lock_path, write_text
 from onnx_fp16fix.cli.progress import TerminalProgress
-from onnx_fp16fix.errors import require_file
+from onnx_fp16fix.errors import Problem, require_file
 
 if TYPE_CHECKING:
     from onnx_fp16fix.outcome import Outcome
@@ -61,6 +63,9 @@ def execute(
         from onnx_fp16fix.cli.tables import show
 
         show(outcome.run, timings=timings)
+    elif outcome.run.status == "rejected" and outcome.verification is not None:
+        for failure in outcome.verification.failures:  # why there is no file is an error, and no talk
+            click.echo(f"error: {Problem('VERIFY-FAILED', failure)}", err=True)
     return outcome.run.exit_code, outcome.run.to_json() if as_json else None
 
 
