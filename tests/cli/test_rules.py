@@ -88,6 +88,31 @@ def test_apply_refuses_a_rule_whose_proof_fails(files, capsys):
     )
 
 
+def test_fix_refuses_it_with_the_same_words(files, capsys):
+    words = [str(files / "model.onnx"), "--data", str(files / "data.npz"), "--tensorrt", "off", "-q"]
+    said = []
+    for command in (["apply", str(files / "wrong.yaml")], ["fix", "--rules", str(files / "wrong.yaml")]):
+        assert main([*command, *words, "-o", str(files / "refused.onnx")]) == 2
+        said.append(capsys.readouterr().err)
+    assert said[0] == said[1]
+    assert "--trust-rules" in said[0]
+    assert not (files / "refused.onnx").exists()
+    trusted = ["fix", "--rules", str(files / "wrong.yaml"), "--trust-rules", *words]
+    assert main([*trusted, "-o", str(files / "trusted.onnx")]) == 0
+
+
+def test_rules_that_are_shipped_are_not_proven_again(files, monkeypatch):
+    def proven(*_):
+        raise AssertionError("proven again")
+
+    monkeypatch.setattr("onnx_fp16fix.proof.prove", proven)
+    shipped = Path(__file__).parents[2] / "rules" / "norm"
+    words = [str(files / "model.onnx"), "--data", str(files / "data.npz"), "--tensorrt", "off", "-q"]
+    assert main(["fix", "--rules", str(shipped), *words, "-o", str(files / "shipped.onnx")]) == 0
+    own = ["fix", "--rules", str(files / "sound.yaml"), *words, "-o", str(files / "own.onnx")]
+    assert main(own) == 70  # what the patched proof raises
+
+
 def test_rules_alone_shows_its_help(capsys):
     assert main(["rules"]) == 0
     assert capsys.readouterr().out.startswith("Usage: onnx-fp16fix rules")

@@ -39,7 +39,7 @@ __all__ = ["command"]
 @options.no_verify
 @options.kernels
 @options.tensorrt
-@click.option("--trust-rules", is_flag=True, help="Apply rules even if their own cases or equality fail.")
+@options.trust_rules
 @options.common
 def command(
     rules: str,

@@ -38,6 +38,7 @@ class _Fix(click.Command):
 @options.tolerance_or_floor
 @options.margin
 @options.rules
+@options.trust_rules
 @options.wishes
 @options.allow
 @click.option(

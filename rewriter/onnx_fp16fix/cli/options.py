@@ -167,6 +167,9 @@ kernels = click.option(
 rules = click.option(
     "--rules", metavar="RULES", help="Rules to use instead of all shipped ones; commas separate."
 )
+trust_rules = click.option(
+    "--trust-rules", is_flag=True, help="Use rules of your own even if their own cases or equality fail."
+)
 made_for = click.option(
     "--target",
     metavar="T[:V]",

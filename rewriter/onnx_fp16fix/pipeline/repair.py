@@ -74,12 +74,14 @@ def fix(
     verify: bool = True,
     kernels: Mode = "default",
     tensorrt: TensorRTMode = "auto",
+    trust_rules: bool = False,
     progress: Progress = _SILENT,
 ) -> Outcome:
     """The whole way: calibrate, plan, use rules where exact rescaling still pays, emit, verify.
 
     ``data``: see ``calibrate.open_data``. ``ranges``: a table that ``calibrate`` wrote for this model, instead of
     measuring again. ``rules``: files, folders or packs, all shipped rules if None; the islands they ask for are kept.
+    A rule of the user's own whose quick proof fails is refused unless ``trust_rules``.
     ``target``: what the model is made for (``tensorrt:11.2``): rules for this target come first; see ``Target``.
     ``precision="bf16"`` plans for BF16 and types in it; ``io`` is then "fp32" or "bf16". ``precision="fp32"`` gives the
     rescaled FP32 model for weakly typed engines, judged as FP16 with those layers in FP32 that the sidecar files name.
@@ -120,6 +122,8 @@ def fix(
     )
     run = Run("fix", model, data, progress, samples, seed, ranges, kernels=kernels)
     refuse_old_opset(run.model, half)
+    if rules is not None and not trust_rules:
+        refuse_unproven(run, stage.rules, rules)
     base = inline_functions(run.model)
     targets = wishes.targets(build_view(base)) if wishes.name_nodes() else Targets()
     view, table = calibrated(run, base)

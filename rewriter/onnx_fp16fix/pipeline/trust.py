@@ -22,10 +22,12 @@ def refuse_unproven(run: Run, rules: Sequence[Rule], sources: str | Path | Seque
     parts = [part.strip() for source in named for part in str(source).split(",")]
     if all(part.startswith("pack:") and part.removeprefix("pack:") in packs() for part in parts):
         return
-    from onnx_fp16fix.proof import prove  # not imported where no rule is a user's own
-
     shipped = {rule.id: rule for rule in shipped_rules()}
     own = [rule for rule in rules if shipped.get(rule.id) != rule]
+    if not own:
+        return
+    from onnx_fp16fix.proof import prove  # not imported where no rule is a user's own
+
     with run.progress.step("prove rules"):
         proofs = prove(own, "quick")
     problems = []
