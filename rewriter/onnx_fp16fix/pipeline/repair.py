@@ -122,8 +122,7 @@ def fix(
     )
     run = Run("fix", model, data, progress, samples, seed, ranges, kernels=kernels)
     refuse_old_opset(run.model, half)
-    if rules is not None and not trust_rules:
-        refuse_unproven(run, stage.rules, rules)
+    refuse_unproven(run, stage, rules, trusted=trust_rules)
     base = inline_functions(run.model)
     targets = wishes.targets(build_view(base)) if wishes.name_nodes() else Targets()
     view, table = calibrated(run, base)
@@ -256,8 +255,7 @@ def apply(
     )
     run = Run("apply", model, data, progress, samples, seed, ranges, kernels=kernels)
     refuse_old_opset(run.model, half)
-    if not trust_rules:
-        refuse_unproven(run, stage.rules, rules)
+    refuse_unproven(run, stage, rules, trusted=trust_rules)
     view, table = calibrated(run, run.model)
     run.document.findings += nan_findings(view.main, table)
     state = State(run.model, view, table, margin, half_type=half)

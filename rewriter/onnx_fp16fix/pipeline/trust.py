@@ -6,24 +6,31 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from onnx_fp16fix.errors import Problem, RuleFileError
-from onnx_fp16fix.language import Rule, packs, shipped_rules
+from onnx_fp16fix.language import packs
 from onnx_fp16fix.pipeline.prepare import Run
+from onnx_fp16fix.pipeline.rules import RuleStage
+from onnx_fp16fix.shipped import rules_dir
 from onnx_fp16fix.wording import spelled
 
 __all__ = ["refuse_unproven"]
 
 
-def refuse_unproven(run: Run, rules: Sequence[Rule], sources: str | Path | Sequence[str | Path]) -> None:
+def refuse_unproven(
+    run: Run, stage: RuleStage, sources: str | Path | Sequence[str | Path] | None, *, trusted: bool
+) -> None:
     """The quick proof of every rule that is not shipped: its cases, equality on its hits, a second application.
 
+    ``sources``: where the rules of ``stage`` are from, None for the shipped ones.
     Raises RuleFileError (RULE-PROOF) with all that fails. A rule without cases cannot be proven: the user is warned.
     """
+    if trusted or sources is None:
+        return
     named = [sources] if isinstance(sources, (str, Path)) else list(sources)
     parts = [part.strip() for source in named for part in str(source).split(",")]
     if all(part.startswith("pack:") and part.removeprefix("pack:") in packs() for part in parts):
         return
-    shipped = {rule.id: rule for rule in shipped_rules()}
-    own = [rule for rule in rules if shipped.get(rule.id) != rule]
+    shipped = rules_dir().resolve()
+    own = [rule for rule in stage.rules if not Path(rule.place.file).resolve().is_relative_to(shipped)]
     if not own:
         return
     from onnx_fp16fix.proof import prove  # not imported where no rule is a user's own
