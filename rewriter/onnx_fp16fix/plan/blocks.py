@@ -6,7 +6,7 @@ one holds for all of them; what the solver takes grows with what is different, n
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Arrays", "solve_apart"]
+__all__ = ["Arrays", "solve_apart", "stacked"]
 
 _TOGETHER = 400
 """Variables of small blocks solved in one go: each call of the solver costs a millisecond or two."""
@@ -54,12 +54,15 @@ class Arrays:
         )  # fmt: skip
 
 
-def solve_apart(program: Arrays, solve: Callable[[Arrays, float], Floats | None]) -> Floats | None:
+def solve_apart(
+    program: Arrays, solve: Callable[[Arrays, float], Floats | None], small: int | None = None
+) -> Floats | None:
     """Values of all variables; None where a block has none.
 
-    ``solve``: of a smaller program, with the share of all unknowns that it and those after it have.
+    ``solve``: of a smaller program, with the share of all unknowns that it and those after it have. Programs of up to
+    ``small`` variables stay whole.
     """
-    if len(program.cost) <= _SMALL:
+    if len(program.cost) <= (_SMALL if small is None else small):
         return solve(program, 1.0) if len(program.cost) else np.zeros(0)
     known = _fixed(program)
     if known is None:
@@ -74,7 +77,7 @@ def solve_apart(program: Arrays, solve: Callable[[Arrays, float], Floats | None]
     places = _slices(np.cumsum([len(block.cost) for block in blocks]))
     left = sum(len(blocks[numbers[0]].cost) for numbers in alike.values())
     for group in _groups([(blocks[numbers[0]], numbers) for numbers in alike.values()]):
-        together = _stacked([block for block, _ in group])
+        together = stacked([block for block, _ in group])
         values = solve(together, len(together.cost) / left)
         if values is None:
             return None
@@ -191,7 +194,7 @@ def _groups(blocks: list[tuple[Arrays, list[int]]]) -> list[list[tuple[Arrays, l
     return groups
 
 
-def _stacked(blocks: list[Arrays]) -> Arrays:
+def stacked(blocks: Sequence[Arrays]) -> Arrays:
     """Blocks as one program."""
     if len(blocks) == 1:
         return blocks[0]

@@ -16,34 +16,26 @@ from onnx_fp16fix.operators import flops
 from onnx_fp16fix.plan.edges import TensorView
 from onnx_fp16fix.plan.problem import Problem
 from onnx_fp16fix.plan.program import combine
-from onnx_fp16fix.plan.region import prone_to_fp32
 from onnx_fp16fix.plan.rows import operand_rows, relation_rows, tensor_rows
-from onnx_fp16fix.plan.variables import largest_exponent, node_variables, tensor_variables
+from onnx_fp16fix.plan.variables import node_variables, tensor_variables
 
 __all__ = ["build_problem"]
 
 
-def build_problem(
-    region: Problem, *, all_prone: bool = False, max_fp32_flops: float | None = None
-) -> Problem:
-    """Variables and rows for the nodes of ``region``, which has none yet; everything outside stays FP16 at the
-    exponents of ``fixed``.
+def build_problem(problem: Problem, *, max_fp32_flops: float | None = None) -> Problem:
+    """Variables and rows for the nodes of ``problem``, in a copy of it; everything outside stays FP16 at the exponents
+    of ``fixed``.
 
-    Only nodes that scaling may not save get the choice of FP32, unless ``all_prone``: fewer choices, faster answer.
     ``max_fp32_flops``: share of all FLOPs that FP32 may have.
     """
-    problem = region.blank()
-    problem.bound = largest_exponent(problem)
-    nodes = problem.nodes
-    prone = nodes if all_prone else prone_to_fp32(
-        problem.views, problem.need, nodes, problem.forced
-    )  # fmt: skip
-    for index in sorted(nodes):
-        node_variables(problem, index, index in prone)
+    problem = problem.blank()
+    nodes = sorted(problem.nodes)
+    for index in nodes:
+        node_variables(problem, index)
     tensors = _tensors(problem)
     for tensor in tensors:
         tensor_variables(problem, tensor)
-    for index in sorted(nodes):
+    for index in nodes:
         relation_rows(problem, index)
         operand_rows(problem, index)
     for tensor in tensors:

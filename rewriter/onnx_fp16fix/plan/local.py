@@ -9,6 +9,7 @@ from dataclasses import replace
 from onnx_fp16fix.plan.problem import Problem
 from onnx_fp16fix.plan.region import neighbours
 from onnx_fp16fix.plan.scaling import Scaling
+from onnx_fp16fix.plan.seams import Answer
 from onnx_fp16fix.plan.solution import Solution
 
 __all__ = ["solve_locally"]
@@ -20,11 +21,11 @@ _WIDE = 1500
 
 
 def solve_locally(
-    problem: Problem, scaling: Scaling, solve: Callable[[Problem], tuple[Problem, Solution] | None]
+    problem: Problem, scaling: Scaling, solve: Callable[[Problem], Answer | None]
 ) -> Solution | None:
     """Exponents of ``scaling``, bettered in each part of the region where it pays or fails.
 
-    ``problem``: of the region, without variables. ``solve`` makes and solves the program over the nodes of a problem.
+    ``problem``: of the region, without variables. ``solve`` solves the program over the nodes of a problem.
     None where a part has no solution.
     """
     found, price = scaling.solution, 0.0
@@ -33,9 +34,9 @@ def solve_locally(
         solved = solve(replace(problem, nodes=part, fixed=found.exponent))
         if solved is None:
             return None
-        found.replace(*solved)
-        price += solved[1].cost
-        tensors.update(solved[0].exponent)
+        found.replace(part, solved.exponents, solved.results, solved.solution)
+        price += solved.solution.cost
+        tensors |= solved.exponents
         nodes |= part
     found.cost = price + _outside(scaling, tensors, nodes, problem.prices.step)
     return found

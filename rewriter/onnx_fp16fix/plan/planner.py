@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
 
 from onnx_fp16fix.calibrate.ranges import RangeTable
 from onnx_fp16fix.graph import ScopeView
@@ -20,10 +20,11 @@ from onnx_fp16fix.plan.need import Need, needs
 from onnx_fp16fix.plan.plan import Plan
 from onnx_fp16fix.plan.prices import Prices
 from onnx_fp16fix.plan.problem import Problem
-from onnx_fp16fix.plan.region import is_small, region
+from onnx_fp16fix.plan.region import is_small, prone_to_fp32, region
 from onnx_fp16fix.plan.risk import Risk, find_risks
 from onnx_fp16fix.plan.room import find_rooms
 from onnx_fp16fix.plan.scaling import scale_alone
+from onnx_fp16fix.plan.seams import Answer, solve_in_pieces
 from onnx_fp16fix.plan.solution import Solution
 from onnx_fp16fix.plan.split import split
 from onnx_fp16fix.plan.tolerate import overflow_tolerant
@@ -108,8 +109,8 @@ def _plan_scope(
         return _read(whole, solution, risks, need)
     budgets = (None,) if max_fp32_flops is None else (max_fp32_flops, None)
     for budget in budgets:
-        if (solved := _solve(whole, settings, budget)) is not None:
-            return _read(*solved, risks, need)
+        if (solution := _solve(whole, settings, budget)) is not None:
+            return _read(whole, solution, risks, need)
     return _all_fp32(whole, risks)
 
 
@@ -128,20 +129,31 @@ def _solve_scaling(problem: Problem, settings: _Settings) -> Solution | None:
         return found.solution
     if not large or settings.max_fp32_flops is not None:
         return None
-    return solve_locally(problem, found, lambda part: _solve(part, settings))
+    return solve_locally(problem, found, lambda part: _solve_part(part, settings))
 
 
-def _solve(
-    problem: Problem, settings: _Settings, budget: float | None = None
-) -> tuple[Problem, Solution] | None:
+def _solve_part(problem: Problem, settings: _Settings) -> Answer | None:
+    """A part of a large region."""
+    answers = (solve_in_pieces(choice, settings.time_limit) for choice in _choices(problem))
+    return next((answer for answer in answers if answer is not None), None)
+
+
+def _solve(problem: Problem, settings: _Settings, budget: float | None = None) -> Solution | None:
     """By the whole program over the nodes of ``problem``; None if no solution was found."""
-    # where scaling alone has no answer somewhere every node of the region may choose FP32
-    for all_prone in (False, True):
-        built = build_problem(problem, all_prone=all_prone, max_fp32_flops=budget)
+    for choice in _choices(problem):
+        built = build_problem(choice, max_fp32_flops=budget)
         values = built.program.solve(settings.time_limit)
         if values is not None:
-            return built, Solution.of(built, values)
+            return Solution.of(built, values)
     return None
+
+
+def _choices(problem: Problem) -> Iterator[Problem]:
+    """With the choice of FP32 for nodes that scaling may not save, fewer choices being solved sooner; then for all."""
+    problem.bound = largest_exponent(problem)
+    nodes = problem.nodes
+    for prone in (prone_to_fp32(problem.views, problem.need, nodes, problem.forced), nodes):
+        yield replace(problem, prone=prone)
 
 
 def _read(problem: Problem, solution: Solution, risks: tuple[Risk, ...], need: Need) -> Plan:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 
-from onnx_fp16fix.operators import Operand, inp
-from onnx_fp16fix.plan.edges import TensorView
+from onnx_fp16fix.operators import Operand, inp, out
+from onnx_fp16fix.plan.edges import Edge, TensorView
 from onnx_fp16fix.plan.facts import Facts, NodeView
 from onnx_fp16fix.plan.need import Need
 from onnx_fp16fix.plan.plan import Slot
@@ -51,12 +51,19 @@ class Problem:
     """Where FP32 itself ends."""
     fixed: Mapping[int, int] = field(default_factory=dict)
     """Exponents other than 0 of tensors that nodes outside make or read too, by identity."""
+    prone: Set[int] = frozenset()
+    """Nodes that may become FP32."""
+    beside: Set[int] = frozenset()
+    """Where ``nodes`` are a piece of a region: all nodes of that."""
+    seams: Set[int] = frozenset()
+    """Tensors, by identity, of which no casts are counted; see ``seams``."""
 
-    def blank(self) -> Problem:
-        """The same region, without variables."""
+    def blank(self, piece: Set[int] | None = None) -> Problem:
+        """The same region, or a piece of it, without variables."""
         return Problem(
-            self.facts, self.views, self.need, self.nodes, self.forced, self.prices,
-            half=self.half, fixed=self.fixed, tolerant=self.tolerant, rooms=self.rooms,
+            self.facts, self.views, self.need, self.nodes if piece is None else piece, self.forced, self.prices,
+            bound=self.bound, half=self.half, tolerant=self.tolerant, fixed=self.fixed, prone=self.prone,
+            beside=self.beside if piece is None else self.nodes, seams=self.seams, rooms=self.rooms,
         )  # fmt: skip
 
     def encloses(self, value: TensorView) -> bool:
@@ -66,6 +73,12 @@ class Problem:
             return value.nodes <= self.nodes
         made_inside = value.maker is None or value.maker in self.nodes
         return made_inside and all(index in self.nodes for index, _ in value.readers)
+
+    def made_at(self, value: TensorView) -> Edge:
+        """The tensor as an operand of the node that makes it."""
+        assert value.maker is not None
+        view = self.views[value.maker]
+        return view.edges[out(view.node.output_slot(value.tensor))]
 
     def precision(self, node: int) -> Terms:
         """f_n as an expression."""

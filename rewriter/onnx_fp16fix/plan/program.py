@@ -7,7 +7,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from onnx_fp16fix.plan.blocks import Arrays, solve_apart
+from onnx_fp16fix.plan.blocks import Arrays, solve_apart, stacked
 
-__all__ = ["Program", "Terms", "combine"]
+__all__ = ["Program", "Terms", "combine", "solve_each"]
 
 _GAP, _GAP_LARGE, _LARGE = 1e-3, 0.15, 6000
 """Large programs stop at a plan proven within 15 % of the best price (usually it is within 5 %): every plan is right,
@@ -122,11 +122,13 @@ class Program:
 
         HiGHS is deterministic for a given program, short of the time limit.
         """
-        seconds = 10 + len(self.cost) / 40_000 if time_limit is None else time_limit
-        ends = time.monotonic() + seconds
+        return _solve(self.arrays(), time_limit)
+
+    def arrays(self) -> Arrays:
+        """The program as arrays."""
         values = np.asarray(self._values, np.float64)
         filled = values != 0
-        arrays = Arrays(
+        return Arrays(
             np.asarray(self.lower, np.float64),
             np.asarray(self.upper, np.float64),
             np.asarray(self.integer, np.bool_),
@@ -137,9 +139,28 @@ class Program:
             np.asarray(self._row_lower, np.float64),
             np.asarray(self._row_upper, np.float64),
         )
-        return solve_apart(
-            arrays, lambda part, share: _highs(part, max(_LEAST, share * (ends - time.monotonic())))
-        )
+
+
+def solve_each(
+    programs: Sequence[Program], time_limit: float | None = None
+) -> list[npt.NDArray[np.float64]] | None:
+    """Values of the variables of each program, all within one time limit; None where one has no solution."""
+    if len(programs) == 1:
+        values = programs[0].solve(time_limit)
+        return None if values is None else [values]
+    values = _solve(stacked([program.arrays() for program in programs]), time_limit, small=0)
+    ends = np.cumsum([len(program.cost) for program in programs])
+    return None if values is None else np.split(values, ends[:-1])
+
+
+def _solve(
+    program: Arrays, time_limit: float | None, small: int | None = None
+) -> npt.NDArray[np.float64] | None:
+    seconds = 10 + len(program.cost) / 40_000 if time_limit is None else time_limit
+    ends = time.monotonic() + seconds
+    return solve_apart(
+        program, lambda part, share: _highs(part, max(_LEAST, share * (ends - time.monotonic()))), small
+    )
 
 
 def _highs(program: Arrays, seconds: float) -> npt.NDArray[np.float64] | None:

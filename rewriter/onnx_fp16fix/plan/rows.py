@@ -136,7 +136,7 @@ def tensor_rows(problem: Problem, value: TensorView) -> None:
 
 def _cast_rows(problem: Problem, value: TensorView, made: Terms) -> None:
     """Casts inside the graph; those at its border are there whatever the plan, and must not make FP32 attractive."""
-    if value.maker is None:
+    if value.maker is None or value.key in problem.seams:
         return
     program = problem.program
     price = problem.prices.cast(value.range.numel) * problem.facts.repeats(value.tensor)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -47,16 +47,18 @@ class Solution:
             float(np.dot(problem.program.cost, values)),
         )
 
-    def replace(self, problem: Problem, part: Solution) -> None:
-        """Take over what ``part`` says of the variables of ``problem``, a program over some of the nodes."""
-        for own, variables, new in (
-            (self.exponent, problem.exponent, part.exponent),
-            (self.result, problem.result, part.result),
+    def replace(
+        self, nodes: Set[int], exponents: Iterable[int], results: Iterable[int], part: Solution
+    ) -> None:
+        """Take over what ``part`` says of some of the nodes; it had these tensors' exponents and results to choose."""
+        for own, keys, new in (
+            (self.exponent, exponents, part.exponent),
+            (self.result, results, part.result),
         ):
-            for key in variables:
+            for key in keys:
                 own.pop(key, None)
             own.update(new)
-        self.constant = {slot: value for slot, value in self.constant.items() if slot[0] not in problem.nodes}
+        self.constant = {slot: value for slot, value in self.constant.items() if slot[0] not in nodes}
         self.constant |= part.constant
         self.shift |= part.shift
         self.fp32 |= part.fp32

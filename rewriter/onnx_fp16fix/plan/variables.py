@@ -14,6 +14,8 @@ __all__ = [
     "constant_range",
     "exponent_range",
     "largest_exponent",
+    "may_shift",
+    "moved_by",
     "node_variables",
     "price_of_fp32",
     "tensor_variables",
@@ -42,14 +44,14 @@ def largest_exponent(problem: Problem) -> int:
     return min(LIMIT, 2 * max([most, *guards]) + 4)
 
 
-def node_variables(problem: Problem, index: int, prone: bool) -> None:
+def node_variables(problem: Problem, index: int) -> None:
     """Precision of the node, if it has a choice, and exponents or shifts of its inputs."""
     view, program, prices = problem.views[index], problem.program, problem.prices
     if problem.is_fp32(index) or index in problem.half:
         pass  # there is nothing to choose
-    elif (maker := _moves_data_of(problem, view)) is not None:
+    elif (maker := moved_by(problem, view)) is not None:
         problem.follows[index] = maker
-    elif prone:
+    elif index in problem.prone:
         price = price_of_fp32(view, prices) * max(1.0, problem.facts.runs(index))
         problem.fp32[index] = program.variable(0, 1, price, integer=True)
     for edge in view.edges.values():
@@ -59,11 +61,11 @@ def node_variables(problem: Problem, index: int, prone: bool) -> None:
         if edge.value.constant:
             if edge.movable:
                 problem.constant[slot] = _exponent_variable(problem, constant_range(problem, edge, index))
-        elif _may_shift(problem, view, edge):
+        elif may_shift(problem, view, edge):
             problem.shift[slot] = _shift_variable(problem, edge.value, view.numel(edge.operand))
 
 
-def _may_shift(problem: Problem, view: NodeView, edge: Edge) -> bool:
+def may_shift(problem: Problem, view: NodeView, edge: Edge) -> bool:
     """Whether a Mul on this operand can do what no Mul behind the node does as well.
 
     Not where the node passes the scale on to its result, or absorbs it: a constant weight or a Mul further up or down
@@ -71,10 +73,9 @@ def _may_shift(problem: Problem, view: NodeView, edge: Edge) -> bool:
     a node whose result has a fixed scale, where there is no other place.
     """
     relation, operand, maker = view.relation, edge.operand, edge.value.maker
-    if maker is None or maker not in problem.nodes:
+    if maker is None or (maker not in problem.nodes and maker not in problem.beside):
         return True
-    made = problem.views[maker].edges[out(problem.facts.scope.nodes[maker].output_slot(edge.value.tensor))]
-    if not made.movable:
+    if not problem.made_at(edge.value).movable:
         return True
     if operand in relation.free:
         return False
@@ -89,7 +90,7 @@ def _may_shift(problem: Problem, view: NodeView, edge: Edge) -> bool:
     return False
 
 
-def _moves_data_of(problem: Problem, view: NodeView) -> int | None:
+def moved_by(problem: Problem, view: NodeView) -> int | None:
     """The node that made what this node only moves; None where it computes, or reads what no FP16 node makes."""
     if view.op not in _MOVERS or not view.has(inp(0)):
         return None

@@ -1,0 +1,127 @@
+"""Pieces of a region that ask the same: told alike by all that their programs are made of, before any is built."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+
+from onnx_fp16fix.plan.edges import Edge, TensorView
+from onnx_fp16fix.plan.facts import NodeView
+from onnx_fp16fix.plan.problem import ZERO, Problem
+from onnx_fp16fix.plan.tolerate import passes_overflow
+from onnx_fp16fix.plan.variables import may_shift, price_of_fp32
+
+__all__ = ["Kinds", "Piece"]
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """``nodes``: indices, rising; ``tensors``: computed ones that they make and read, in order of appearance.
+
+    ``kind``: equal for pieces whose programs are equal, nodes and tensors in the same places.
+    """
+
+    nodes: tuple[int, ...]
+    tensors: tuple[TensorView, ...]
+    kind: Hashable
+
+
+class Kinds:
+    """Describes pieces of ``region``. Whatever ``build_problem`` asks about a piece has to be in its kind."""
+
+    def __init__(self, region: Problem) -> None:
+        self.region = region
+        self._relations: dict[Hashable, int] = {}
+
+    def piece(self, nodes: Sequence[int]) -> Piece:
+        """The nodes, in rising order, as a piece."""
+        region, kind = self.region, list[Hashable]()
+        place = {index: number for number, index in enumerate(nodes)}
+        tensors: dict[int, TensorView] = {}
+        numbers: dict[int, int] = {}
+        for index in nodes:
+            view = region.views[index]
+            kind.append(self._node(view))
+            for edge in view.edges.values():
+                value = edge.value
+                if value.constant:
+                    kind.append((edge.operand, edge.movable, *self._constant(view, edge, place)))
+                    continue
+                number = numbers.get(value.key)
+                if number is None:
+                    number = numbers[value.key] = len(numbers)
+                    tensors[value.key] = value
+                    kind.append(self._tensor(value, place))
+                kind.append((edge.operand, edge.movable, edge.half, number, *self._read(view, edge)))
+        return Piece(tuple(nodes), tuple(tensors.values()), tuple(kind))
+
+    def _node(self, view: NodeView) -> Hashable:
+        region, index = self.region, view.node.index
+        price = None
+        if index in region.prone and not region.is_fp32(index):
+            price = price_of_fp32(view, region.prices) * max(1.0, region.facts.runs(index))
+        fixed = region.is_fp32(index), index in region.half
+        return view.op, view.node.domain, self._relation(view), *fixed, price
+
+    def _relation(self, view: NodeView) -> int:
+        """A number for what the relation says; of values inside the kernel counts the exponent that they need."""
+        relation, facts = view.relation, self.region.facts
+        inner = tuple(
+            (entry.operand, entry.coefficient, facts.lowest_for(entry.magnitude * facts.margin))
+            for entry in relation.inner
+            if entry.magnitude > 0
+        )
+        key = relation.equations, relation.free, relation.saturating, inner
+        return self._relations.setdefault(key, len(self._relations))
+
+    def _constant(self, view: NodeView, edge: Edge, place: Mapping[int, int]) -> tuple[Hashable, ...]:
+        """A constant operand; its exponent is the node's own."""
+        need, value, slot = self.region.need, edge.value, (view.node.index, edge.slot)
+        made = self._maker(value, place) if edge.either else None
+        own = need.guards.get(slot), slot in need.raised, self.region.rooms.operand(slot, value.key)
+        return edge.half, edge.either, made, value.lowest, value.typical, value.range.numel, *own
+
+    def _read(self, view: NodeView, edge: Edge) -> tuple[Hashable, ...]:
+        """How the node reads a computed tensor."""
+        region = self.region
+        if not edge.reads:
+            return ()
+        tolerant = edge.value.key in region.tolerant and passes_overflow(
+            region.facts, view.node, edge.slot, region.tolerant
+        )
+        room = region.rooms.operand((view.node.index, edge.slot), edge.value.key)
+        return (
+            edge.either,
+            tolerant,
+            view.numel(edge.operand) if may_shift(region, view, edge) else None,
+            room,
+        )
+
+    def _tensor(self, value: TensorView, place: Mapping[int, int]) -> Hashable:
+        region, need = self.region, self.region.need
+        inside = value.nodes <= place.keys()
+        needs = need.matters(value.key) and (need.highest(value.tensor), need.highest_guard(value.tensor))
+        return (
+            None if inside else region.fixed.get(value.key, 0),
+            self._maker(value, place),
+            value.lowest,
+            value.typical,
+            value.range.numel,
+            region.rooms.tensors.get(value.key),
+            value.key in region.tolerant,
+            needs,
+            inside and region.facts.scope.outside_uses(value.tensor) > 0,
+            region.facts.repeats(value.tensor),
+            value.key not in region.seams and tuple(
+                (place[index], slot) if index in place else region.read(index, slot) == ZERO
+                for index, slot in value.readers
+            ),
+        )  # fmt: skip
+
+    def _maker(self, value: TensorView, place: Mapping[int, int]) -> Hashable:
+        """The number of the node whose precision it is made in, or the precision itself where that is no choice."""
+        if value.maker is None:
+            return None
+        if value.half and value.maker in place:
+            return place[value.maker]
+        return "half" if self.region.made(value) == ZERO else "fp32"

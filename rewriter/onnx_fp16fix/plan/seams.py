@@ -1,0 +1,199 @@
+"""A region cut along its seams: what hangs together becomes small, and what repeats is built and solved once.
+
+A seam is a tensor that keeps its exponent whatever is chosen around it, and loses nothing at it: only casts of it could
+tie its sides together. Without these the program falls into pieces, whose cheapest answers together cost no more
+than any answer for the whole. Where no seam needs a cast in them, they are the cheapest answer for the whole; pieces
+at seams that do are joined and solved again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Sequence, Set
+from dataclasses import dataclass, field
+
+from onnx_fp16fix.operators import inp
+from onnx_fp16fix.plan.build import build_problem
+from onnx_fp16fix.plan.edges import TensorView
+from onnx_fp16fix.plan.kinds import Kinds, Piece
+from onnx_fp16fix.plan.problem import Problem
+from onnx_fp16fix.plan.program import solve_each
+from onnx_fp16fix.plan.solution import Solution
+from onnx_fp16fix.plan.variables import moved_by
+
+__all__ = ["Answer", "solve_in_pieces"]
+
+_ROUNDS = 4
+"""Rounds of joining pieces; in the last one all are joined."""
+
+
+@dataclass
+class Answer:
+    """A solution, with the identities of the tensors whose exponents, and whose true value outside, were free."""
+
+    solution: Solution = field(default_factory=Solution)
+    exponents: set[int] = field(default_factory=set)
+    results: set[int] = field(default_factory=set)
+
+    def add(self, one: Answer, like: Piece, piece: Piece) -> None:
+        """``one``, which is for the piece ``like``, said of another of its kind."""
+        node = dict(zip(like.nodes, piece.nodes, strict=True))
+        key = {a.key: b.key for a, b in zip(like.tensors, piece.tensors, strict=True)}
+        own, new = self.solution, one.solution
+        own.exponent.update((key[tensor], value) for tensor, value in new.exponent.items())
+        own.result.update((key[tensor], value) for tensor, value in new.result.items())
+        own.constant.update(((node[index], slot), value) for (index, slot), value in new.constant.items())
+        own.shift.update(((node[index], slot), value) for (index, slot), value in new.shift.items())
+        own.fp32.update(node[index] for index in new.fp32)
+        own.cost += new.cost
+        self.exponents.update(key[tensor] for tensor in one.exponents)
+        self.results.update(key[tensor] for tensor in one.results)
+
+
+def solve_in_pieces(region: Problem, time_limit: float | None) -> Answer | None:
+    """The cheapest answer for the nodes of ``region``, which has no variables yet; None if none was found."""
+    region = region.blank()  # its seams are set here
+    cut, kinds = _Cut(region), Kinds(region)
+    pieces: dict[tuple[int, ...], Piece] = {}
+    known: dict[Hashable, tuple[Piece, Answer]] = {}
+    for turn in range(1, _ROUNDS + 1):
+        groups = cut.groups()
+        for nodes in groups:
+            if nodes not in pieces:
+                pieces[nodes] = kinds.piece(nodes)
+        new = {pieces[nodes].kind: pieces[nodes] for nodes in reversed(groups)}
+        found = _solved(region, [piece for kind, piece in new.items() if kind not in known], time_limit)
+        if found is None:
+            return None
+        known |= found
+        whole = Answer()
+        for nodes in groups:
+            like, answer = known[pieces[nodes].kind]
+            whole.add(answer, like, pieces[nodes])
+        torn = cut.torn(whole.solution.fp32)
+        if not torn:
+            return whole
+        cut.join(torn if turn < _ROUNDS - 1 else cut.seams)
+    return None
+
+
+def _solved(
+    region: Problem, pieces: Sequence[Piece], time_limit: float | None
+) -> dict[Hashable, tuple[Piece, Answer]] | None:
+    built = [build_problem(region.blank(frozenset(piece.nodes))) for piece in pieces]
+    values = solve_each([problem.program for problem in built], time_limit)
+    if values is None:
+        return None
+    return {
+        piece.kind: (
+            piece,
+            Answer(Solution.of(problem, own), set(problem.exponent), set(problem.result)),
+        )
+        for piece, problem, own in zip(pieces, built, values, strict=True)
+    }
+
+
+class _Cut:
+    """Groups of nodes of ``region`` that hang together, and the ``seams`` between them."""
+
+    def __init__(self, region: Problem) -> None:
+        self.region = region
+        self.nodes = sorted(region.nodes)
+        self.seams: list[TensorView] = []
+        self._sure = frozenset(index for index in self.nodes if self._needs_fp32(index))
+        self._candidates: list[TensorView] = []
+        self._above = {index: index for index in self.nodes}
+        for value in self._link_all():
+            if self._keeps(value):
+                self._candidates.append(value)
+            else:
+                self.join([value])
+
+    def _link_all(self) -> list[TensorView]:
+        """Link nodes whose types go together; all computed tensors of the region."""
+        values: dict[int, TensorView] = {}
+        for index in self.nodes:
+            view = self.region.views[index]
+            if (maker := moved_by(self.region, view)) is not None:
+                self._link((index, maker))
+            for edge in view.edges.values():
+                value = edge.value
+                if not value.constant:
+                    values[value.key] = value
+                elif edge.either and value.maker is not None and value.maker in self.region.nodes:
+                    self._link((index, value.maker))
+        return list(values.values())
+
+    def groups(self) -> list[tuple[int, ...]]:
+        """Nodes of each piece, rising, pieces by their first node; sets the region's seams."""
+        groups: dict[int, list[int]] = {}
+        for index in self.nodes:
+            groups.setdefault(self._root(index), []).append(index)
+        inside = self.region.nodes
+        self.seams = [
+            value
+            for value in self._candidates
+            if len({self._root(index) for index in value.nodes if index in inside}) > 1
+        ]
+        self.region.seams = frozenset(value.key for value in self.seams)
+        return [tuple(nodes) for nodes in groups.values()]
+
+    def torn(self, fp32: Set[int]) -> list[TensorView]:
+        """Seams that need a cast where these nodes are FP32."""
+        return [
+            value for value in self.seams if not fp32.isdisjoint(value.nodes) and self._is_cast(value, fp32)
+        ]
+
+    def join(self, seams: Iterable[TensorView]) -> None:
+        """What is on both sides of these hangs together from now on."""
+        for value in seams:
+            self._link(value.nodes & self.region.nodes)
+
+    def _link(self, nodes: Iterable[int]) -> None:
+        roots = sorted({self._root(index) for index in nodes})
+        for root in roots[1:]:
+            self._above[root] = roots[0]
+
+    def _root(self, index: int) -> int:
+        above = self._above
+        while above[index] != index:
+            above[index] = index = above[above[index]]
+        return index
+
+    def _keeps(self, value: TensorView) -> bool:
+        """Whether the exponent of the tensor is given and loses nothing, and no cast of it is sure."""
+        region, need, exponent = self.region, self.region.need, self.region.fixed.get(value.key, 0)
+        if region.encloses(value) and (value.maker is None or region.made_at(value).movable):
+            return False
+        highest = [value.typical]
+        if need.matters(value.key):
+            highest += need.highest(value.tensor), need.highest_guard(value.tensor)
+        if (value.lowest is not None and value.lowest > exponent) or any(
+            bound is not None and bound < exponent for bound in highest
+        ):
+            return False
+        return value.maker is None or not self._is_cast(value, self._sure)
+
+    def _needs_fp32(self, index: int) -> bool:
+        """Whether the node has an operand out of range at 0, which it cannot have elsewhere."""
+        region = self.region
+        view = region.views[index]
+        return index in region.prone and any(
+            edge.half
+            and not edge.movable
+            and edge.value.lowest is not None
+            and edge.value.lowest > 0
+            and not (edge.reads and edge.slot in view.relation.saturating)
+            and edge.value.key not in region.tolerant
+            for edge in view.edges.values()
+        )
+
+    def _is_cast(self, value: TensorView, fp32: Set[int]) -> bool:
+        """Whether the tensor is cast where these nodes are FP32 by choice, or what reads it depends on that choice."""
+        views, region = self.region.views, self.region
+        assert value.maker is not None
+        made = not value.half or value.maker in fp32 or region.is_fp32(value.maker)
+        for index, slot in value.readers:
+            edge = views[index].edges[inp(slot)]
+            if edge.either or made != (not edge.half or index in fp32 or region.is_fp32(index)):
+                return True
+        return False
