@@ -43,7 +43,10 @@ ELEMENTWISE = [
         for op in ("Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Equal")
         for data in [computed(4, 4)]
     ),
-    *(case(op, computed(4, 4), moves=PINNED) for op in ("Sigmoid", "Tanh", "Erf", "HardSigmoid", "Exp")),
+    *(
+        case(op, computed(4, 4), moves=PINNED)
+        for op in ("Sigmoid", "Tanh", "Erf", "HardSigmoid", "Atan", "Exp")
+    ),
     *(case(op, computed(4, 4), moves=PINNED) for op in ("Sin", "Cos", "Tan", "Round")),
     *(case(op, computed(4, 4), moves=PINNED) for op in ("Softplus", "Elu", "Selu", "Celu", "HardSwish")),
     case("Mish", computed(4, 4), moves=PINNED, opset=18),
@@ -76,6 +79,7 @@ ELEMENTWISE = [
     case("Reciprocal", positive(4, 4), moves="in0 out0"),
     case("Log", positive(4, 4), moves=PINNED),
     case("Sign", computed(4, 4), moves="in0"),
+    case("Hardmax", computed(4, 4), moves="in0"),
     case("Gelu", computed(4, 4), moves=PINNED, opset=20),
     case("Gelu", computed(4, 4), moves=PINNED, opset=20, approximate="tanh"),
     case("Cast", computed(4, 4), moves="in0 out0", to=TensorProto.FLOAT),
@@ -91,6 +95,9 @@ LINEAR = [
     case("Conv", computed(*IMAGE), computed(4, 2, 3, 3), computed(4), moves="in0 in1 in2 out0", group=2),
     case("ConvTranspose", computed(*IMAGE), computed(4, 3, 3, 3), moves="in0 in1 out0", strides=[2, 2]),
     case("ConvTranspose", computed(*IMAGE), computed(4, 3, 2, 2), computed(3), moves="in0 in1 in2 out0"),
+    case("DeformConv", computed(1, 2, 4, 4), computed(3, 2, 2, 2), computed(1, 8, 3, 3), moves="in0 in1 out0", opset=19),
+    case("DeformConv", computed(1, 2, 4, 4), computed(3, 2, 2, 2), computed(1, 8, 3, 3), computed(3),
+         computed(1, 4, 3, 3), moves="in0 in1 in3 out0", opset=19),
     case("Gemm", computed(3, 17), computed(17, 5), moves="in0 in1 out0"),
     case("Gemm", computed(3, 17), computed(17, 5), computed(5), moves="in0 in1 in2 out0"),
     case("Gemm", computed(17, 3), computed(5, 17), computed(5), moves="in0 in1 in2 out0", transA=1, transB=1,
@@ -222,6 +229,10 @@ SHAPE = [
     case("Pad", computed(2, 2), moves=PINNED, opset=10, pads=[0, 1, 1, 0], value=0.7),
     case("OneHot", constant([1, 0]), constant(3), floats(0.3, 0.7), moves="in2 out0"),
     case("OneHot", floats(1, 0), number(3), floats(0.3, 0.7), moves="in2 out0"),
+    case("MaxUnpool", computed(1, 1, 2, 2), constant([[[[0, 2], [8, 15]]]]), constant([1, 1, 4, 4]), moves="in0 out0",
+         kernel_shape=[2, 2], strides=[2, 2]),
+    case("RotaryEmbedding", computed(1, 2, 3, 8), computed(1, 3, 4), computed(1, 3, 4), moves="in0 out0", opset=23),
+    case("TensorScatter", computed(1, 2, 4, 8), computed(1, 2, 1, 8), constant([2]), moves="in0 in1 out0", opset=24),
     case("GridSample", computed(1, 2, 4, 4), Data(np.linspace(-1.2, 1.2, 18, dtype=F32).reshape(1, 3, 3, 2)),
          moves="in0 out0"),
 ]  # fmt: skip

@@ -120,6 +120,7 @@ def test_saturating_ops() -> None:
         "Tanh",
         "Erf",
         "HardSigmoid",
+        "Atan",
         "Exp",
         "Clip",
         "Max",

@@ -9,7 +9,7 @@ from onnx_fp16fix.operators.relation import NodeFacts, inp, out
 __all__ = ["flops"]
 
 _PRODUCTS = frozenset(
-    """MatMul Gemm FusedMatMul FusedGemm Conv FusedConv Attention MultiHeadAttention ConvTranspose Einsum LSTM GRU
+    """MatMul Gemm FusedMatMul FusedGemm Conv FusedConv DeformConv Attention MultiHeadAttention ConvTranspose Einsum LSTM GRU
     RNN""".split()
 )
 
@@ -27,7 +27,7 @@ def flops(node: NodeFacts) -> float:
         first = -2 if node.op == "FusedMatMul" else 0
         inner = data[first] if node.attrs.get("transA") and len(data) > 1 else (data[-1] if data else 0)
         return 2.0 * results * inner
-    if node.op in ("Conv", "FusedConv"):
+    if node.op in ("Conv", "FusedConv", "DeformConv"):
         return 2.0 * results * math.prod(weight[1:])
     if node.op == "Attention" and len(weight) == 2:  # ONNX Runtime's: the projection
         return 2.0 * node.numel(inp(0)) * weight[1]

@@ -86,7 +86,7 @@ OPS: dict[str, RelationOf] = {
     **dict.fromkeys(("Add", "Sub", "Sum", "Mean"), _all_equal),
     **dict.fromkeys(("Max", "Min"), _max_min),
     **dict.fromkeys(("Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Equal"), _compare),
-    **dict.fromkeys(("Sigmoid", "Tanh", "Erf", "HardSigmoid"), always(_SATURATING)),
+    **dict.fromkeys(("Sigmoid", "Tanh", "Erf", "HardSigmoid", "Atan"), always(_SATURATING)),
     **dict.fromkeys(("Sin", "Cos", "Tan"), always(Relation(precise=frozenset({0})))),
     **dict.fromkeys(
         ("Softplus", "Elu", "Selu", "Celu", "HardSwish", "Mish", "Swish", "Round"), always(PINNED)

@@ -29,6 +29,14 @@ def with_bias(node: NodeFacts) -> Relation:
     return Relation(tuple(equations))
 
 
+def _deform_conv(node: NodeFacts) -> Relation:
+    """Where to sample (input 2) and how much of it to take (input 4) keep their true values."""
+    equations: list[Equation] = [product(out(), inp(0), inp(1))]
+    if node.has(inp(3)):
+        equations.append(((out(), 1), (inp(3), -1)))
+    return Relation(tuple(equations))
+
+
 def _einsum(node: NodeFacts) -> Relation:
     return Relation((product(out(), *(inp(slot) for slot in range(node.count("in")))),))
 
@@ -65,6 +73,7 @@ OPS: dict[str, RelationOf] = {
     "MatMul": _BILINEAR,
     "Conv": with_bias,
     "ConvTranspose": with_bias,
+    "DeformConv": _deform_conv,
     "Gemm": with_bias,
     "Einsum": _einsum,
     "LSTM": _recurrent,

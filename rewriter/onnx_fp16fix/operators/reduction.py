@@ -64,7 +64,7 @@ OPS: dict[str, RelationOf] = {
     **dict.fromkeys(("ReduceSum", "ReduceMax", "ReduceMin", "ReduceL1", "ReduceL2"), always(SAME)),
     **dict.fromkeys(("MaxPool", "AveragePool", "GlobalMaxPool", "GlobalAveragePool"), always(SAME)),
     **dict.fromkeys(("LpPool", "GlobalLpPool"), _lp_pool),
-    **dict.fromkeys(("ArgMax", "ArgMin"), _index),
+    **dict.fromkeys(("ArgMax", "ArgMin", "Hardmax"), _index),
     "TopK": always(SAME),
     "ReduceMean": _mean,
     "ReduceSumSquare": _sum_square,

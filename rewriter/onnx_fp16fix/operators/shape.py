@@ -33,6 +33,10 @@ def _scatter(node: NodeFacts) -> Relation:
     return Relation(equal(node, (out(), inp(0), inp(2))))
 
 
+def _tensor_scatter(node: NodeFacts) -> Relation:
+    return Relation(equal(node, (out(), inp(0), inp(1))))
+
+
 def _resize(node: NodeFacts) -> Relation:
     cropped = node.attrs.get("coordinate_transformation_mode") == b"tf_crop_and_resize"
     if cropped and node.attrs.get("extrapolation_value", 0.0) != 0.0:
@@ -79,6 +83,8 @@ OPS: dict[str, RelationOf] = {
             "CenterCropPad",
             "MaxRoiPool",
             "RoiAlign",
+            "MaxUnpool",
+            "RotaryEmbedding",
             "Upsample",
             "Unique",
         ),
@@ -86,6 +92,7 @@ OPS: dict[str, RelationOf] = {
     ),
     **dict.fromkeys(("Scatter", "ScatterElements", "ScatterND"), _scatter),
     "Resize": _resize,
+    "TensorScatter": _tensor_scatter,
     "Split": _split,
     "Concat": _concat,
     "Pad": _pad,
