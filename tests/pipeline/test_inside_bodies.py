@@ -60,6 +60,21 @@ BURST = {"x": np.linspace(-3, 3, 32, dtype=np.float32).reshape(4, 8)}
 BOTH = [{**BURST, "c": TRUE}, {**BURST, "c": FALSE}]
 
 
+def test_a_branch_that_never_ran_is_told_with_what_would_make_it_run() -> None:
+    proto = model(BURSTING, {"ten": np.float32(1)})
+    said = "the else branch of If 'y' ran on no sample: one in which 'c' is false would show its ranges"
+    outcome = fixed(proto, BOTH[0])
+    assert f"{said}; it stays in FP32" in outcome.run.warnings
+    assert any(said in finding.message for finding in outcome.findings)
+    assert not any("ran on no sample" in text for text in fixed(proto, *BOTH).run.warnings)
+
+
+def test_a_loop_that_never_turned_is_told_too() -> None:
+    outcome = fixed(loop(), {**FEED, "n": np.array(0)})
+    (told,) = (text for text in outcome.run.warnings if "Loop 'turn' ran on no sample" in text)
+    assert "makes it run" in told
+
+
 def test_what_must_overflow_in_a_body_is_refused_or_obeyed() -> None:
     proto = model(BURSTING, {"ten": np.float32(10)})
     assert fixed(proto, *BOTH).run.status == "ok"

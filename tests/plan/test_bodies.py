@@ -48,7 +48,7 @@ def test_a_branch_that_calibration_never_took_stays_fp32() -> None:
     assert computed(made.model.proto, "MatMul") == FLOAT
     assert computed(made.model.proto, "ReduceMean") == HALF
     assert set(plan.bodies["0:else_branch:0",].fp32.values()) == {
-        "the body did not run in calibration, so its ranges are not known"
+        "the else branch of If 'y' ran on no sample: one in which 'c' is false would show its ranges"
     }
 
 

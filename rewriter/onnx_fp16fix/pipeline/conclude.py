@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal
 
 from onnx_fp16fix.document import Finding, RunStatus
 from onnx_fp16fix.half import FloatType
+from onnx_fp16fix.model import ScopePath
 from onnx_fp16fix.outcome import Outcome
 from onnx_fp16fix.pipeline.decisions import decision_findings
 from onnx_fp16fix.pipeline.findings import left_findings
 from onnx_fp16fix.pipeline.opset import late_forms
 from onnx_fp16fix.pipeline.prepare import Run, inline_functions
 from onnx_fp16fix.pipeline.state import Emitted, State
+from onnx_fp16fix.plan.bodies import unmeasured
 from onnx_fp16fix.simulate import SimulationReport
 from onnx_fp16fix.verify import Tolerances, verify_models
 from onnx_fp16fix.wording import spelled
@@ -42,6 +45,8 @@ def conclude(
     findings += [*decision_findings(state.view, state.plan, state.half_type, findings), *emitted.findings]
     if emitted.half is not None and (late := late_forms(state.scope, state.half_type)):
         run.warn(late)
+    if emitted.half is not None:
+        _tell_unmeasured(run, state)
     if not state.plan.optimal:
         run.warn("the planner ran out of time: the nodes around what is at risk stay in FP32")
     if verify:
@@ -74,6 +79,17 @@ def conclude(
     outcome = run.finish(_status(findings), emitted.result)
     outcome.sidecars = emitted.sidecars
     return outcome
+
+
+def _tell_unmeasured(run: Run, state: State) -> None:
+    """Which bodies never ran, and what would make them; not those inside them."""
+    told = set[ScopePath]()
+    for body in state.scope.inside():
+        why = unmeasured(replace(state.facts, scope=body))
+        if why is not None and body.path[:-1] not in told:
+            run.warn(f"{why}; it stays in FP32")
+        if why is not None or body.path[:-1] in told:
+            told.add(body.path)
 
 
 def _failed(text: str, half: FloatType) -> Finding:

@@ -17,7 +17,7 @@ from onnx_fp16fix.plan.exact import close, summands
 from onnx_fp16fix.plan.facts import BORDER, Facts
 from onnx_fp16fix.plan.joint import JointFacts, JointScope, join
 
-__all__ = ["deciding", "executions", "joined", "long_sums", "state_updates", "untyped"]
+__all__ = ["deciding", "executions", "joined", "long_sums", "state_updates", "unmeasured", "untyped"]
 
 _PLANNED = frozenset({"If", "Loop", "Scan"})
 _SUMS = frozenset({"Add", "Sub", "Sum"})
@@ -56,14 +56,31 @@ def kept_whole(facts: Facts, fp32: Mapping[tuple[ScopePath, int], str]) -> str |
         return why
     if any(name not in scope.tensors for name in scope.outputs):
         return "the body hands out a value of the graph around it"
+    return unmeasured(facts)
+
+
+def unmeasured(facts: Facts) -> str | None:
+    """Why the ranges of a body's tensors are not known, and what would show them; None where they are, or where it has
+    none. Bounds from analysis would not do: no simulation proves what never runs."""
+    scope, around = facts.scope, holder(facts.scope)
     makes = any(facts.is_float(tensor) and not facts.is_constant(tensor) for tensor in _made(scope))
-    if makes and not executions(facts):
-        graph = scope.graph
-        infos = (*graph.input, *graph.output) if isinstance(graph, onnx.GraphProto) else ()
-        if any(info.type.WhichOneof("value") not in (None, "tensor_type") for info in infos):
-            return "the body carries what is no tensor, so its ranges are not known"
-        return "the body did not run in calibration, so its ranges are not known"
-    return None
+    if around is None or not makes or executions(facts):
+        return None
+    graph, place = scope.graph, f"of {around.op} '{around.label}'"
+    infos = (*graph.input, *graph.output) if isinstance(graph, onnx.GraphProto) else ()
+    if any(info.type.WhichOneof("value") not in (None, "tensor_type") for info in infos):
+        return f"the body {place} carries what is no tensor, so its ranges are not known"
+    if around.op != "If":
+        return f"the body {place} ran on no sample: one that makes it run would show its ranges"
+    assert scope.parent is not None
+    wanted = "then" if ":then_branch:" in scope.path[-1] else "else"
+    condition = around.inputs[0]
+    branch = f"the {wanted} branch {place} ran on no sample"
+    if scope.parent.is_constant(condition):
+        return f"{branch}, and never will: its condition is constant"
+    return (
+        f"{branch}: one in which '{condition.name}' is {str(wanted == 'then').lower()} would show its ranges"
+    )
 
 
 def _made(scope: ScopeView) -> list[gs.Tensor]:
