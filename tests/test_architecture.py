@@ -6,6 +6,7 @@ import ast
 import re
 from collections import defaultdict
 from collections.abc import Iterator
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 
@@ -16,7 +17,6 @@ PACKAGE = ROOT / "rewriter" / "onnx_fp16fix"
 CONTRACT = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
 # The face looks everything up on first use, and the entry point starts the command: they are outside the layers.
 FACE = {"__init__", "__main__"}
-Import = tuple[str, str, bool]
 
 
 def module_name(path: Path) -> str:
@@ -28,8 +28,13 @@ MODULES = {module_name(path): path for path in sorted(PACKAGE.rglob("*.py"))}
 LAYERS = sorted({name.split(".")[0] for name in MODULES} - FACE)
 
 
-def imports(name: str) -> Iterator[tuple[str, bool]]:
+@cache
+def imports(name: str) -> frozenset[tuple[str, bool]]:
     """Modules of the package that ``name`` imports, and whether it does so when it is imported itself."""
+    return frozenset(_imports(name))
+
+
+def _imports(name: str) -> Iterator[tuple[str, bool]]:
     tree = ast.parse(MODULES[name].read_text(encoding="utf-8"))
     for node, at_import_time in walk(tree, True):
         if isinstance(node, ast.Import):

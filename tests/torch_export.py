@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import warnings
 from collections.abc import Callable
@@ -13,6 +14,17 @@ import torch
 from torch import Tensor, nn
 
 __all__ = ["Formula", "export"]
+
+
+def share_registry() -> None:
+    """PyTorch builds its table of ONNX forms anew for each export, in more than half of the time: one serves all."""
+    with contextlib.suppress(ImportError, AttributeError):  # a private place of the PyTorch at hand
+        from torch.onnx._internal.exporter._registration import ONNXRegistry
+
+        ONNXRegistry.from_torchlib = staticmethod(functools.cache(ONNXRegistry.from_torchlib))
+
+
+share_registry()
 
 
 class Formula(nn.Module):
