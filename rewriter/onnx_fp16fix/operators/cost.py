@@ -9,8 +9,8 @@ from onnx_fp16fix.operators.relation import NodeFacts, inp, out
 __all__ = ["flops"]
 
 _PRODUCTS = frozenset(
-    """MatMul Gemm FusedMatMul FusedGemm Conv FusedConv DeformConv ConvTranspose Attention MultiHeadAttention Einsum LSTM
-    GRU RNN""".split()
+    """MatMul Gemm FusedMatMul FusedGemm Conv FusedConv DeformConv ConvTranspose Attention MultiHeadAttention Einsum
+    LSTM GRU RNN""".split()
 )
 
 
