@@ -1,4 +1,4 @@
-"""``bisect`` as a whole: planted culprits, the rule file, check commands, resuming, and what users get wrong."""
+"""``bisect`` as a whole: planted culprits, the rule file, resuming, and what users get wrong."""
 
 from __future__ import annotations
 
@@ -15,34 +15,14 @@ from onnx import TensorProto, helper
 
 import onnx_fp16fix
 from blame.planted_models import FAULTS, planted
+from blame.square import BIG, entry_of, refused, square
 from calibrate.small_models import model
 from onnx_fp16fix.blame import node_names, simulated
-from onnx_fp16fix.document import BisectEntry
-from onnx_fp16fix.errors import DataError, ModelError, UsageError, UserError
+from onnx_fp16fix.errors import DataError, ModelError, UsageError
 from onnx_fp16fix.graph import build_view
 from onnx_fp16fix.model import wrap_model
 from onnx_fp16fix.pipeline import culprits
 from onnx_fp16fix.progress import Silent
-
-SQUARE = """g (float[n,4] x) => (float[n,4] y) {
-    a = Tanh(x)
-    [square] b = Mul(x, x)
-    m = ReduceMean <axes = [-1]> (b)
-    r = Sqrt(m)
-    [divide] d = Div(x, r)
-    y = Add(a, d)
-}"""
-BIG = {"x": np.array([[300, -500, 800, 100]], np.float32)}
-
-
-def square() -> onnx.ModelProto:
-    return model(SQUARE)
-
-
-def entry_of(proto: Any, data: Any, **options: Any) -> BisectEntry:
-    entry = onnx_fp16fix.bisect(proto, data, **options).run.bisect
-    assert entry is not None
-    return entry
 
 
 def test_names_are_those_of_nodes_or_first_outputs() -> None:
@@ -253,75 +233,6 @@ def test_weights_on_disk_are_read_there_and_belong_to_the_trial(tmp_path: Path) 
 
 
 # Check commands
-
-JUDGE = """import sys, onnx
-types = {}
-graph = onnx.load(sys.argv[1]).graph
-made = {name: node for node in graph.node for name in node.output}
-halves = {name for node in graph.node if node.op_type == "Cast" and node.attribute[0].i == 10 for name in node.output}
-square = next(node for node in graph.node if node.name == "square")
-sys.exit(1 if set(square.input) & halves else 0)
-"""
-
-
-def command(folder: Path, text: str = JUDGE) -> str:
-    script = folder / "judge.py"
-    script.write_text(text)
-    return f"'{sys.executable}' '{script}' {{model}}"
-
-
-def test_a_check_command_judges(tmp_path: Path) -> None:
-    entry = entry_of(square(), BIG, check=command(tmp_path))
-    assert entry.fp32_nodes == ["square"]  # all that this command looks at
-    assert entry.judge.endswith("{model}")
-    assert entry.minimal
-
-
-def test_verdicts_of_a_check_command_are_remembered(tmp_path: Path) -> None:
-    judge = command(tmp_path)
-    first = entry_of(square(), BIG, check=judge, cache=tmp_path / "trials")
-    (tmp_path / "judge.py").write_text("raise SystemExit(1)")
-    again = entry_of(square(), BIG, check=judge, cache=tmp_path / "trials")
-    assert again.fp32_nodes == first.fp32_nodes
-
-
-def test_a_command_that_always_passes_leaves_nothing_to_do(tmp_path: Path) -> None:
-    outcome = onnx_fp16fix.bisect(square(), BIG, check=command(tmp_path, ""))
-    assert outcome.run.status == "ok"
-    assert outcome.run.bisect is not None
-    assert outcome.run.bisect.fp32_nodes == []
-    assert "yet the check command accepts the model" in outcome.warnings[-1]
-
-
-def refused(error: type[UserError], code: str, words: str, *args: Any, **options: Any) -> None:
-    with pytest.raises(error) as caught:
-        onnx_fp16fix.bisect(*args, **options)
-    assert caught.value.problems[0].code == code
-    assert words in str(caught.value)
-
-
-def test_a_command_that_always_fails_cannot_judge(tmp_path: Path) -> None:
-    judge = command(tmp_path, "raise SystemExit('no engine for you')")
-    words = "fails with every node in FP32 too"
-    refused(UsageError, "BISECT-CHECK", "(it said: no engine for you)", square(), BIG, check=judge)
-    refused(UsageError, "BISECT-CHECK", words, square(), BIG, check=judge)
-
-
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("no-such-program-here {model}", "cannot be run: no such file or directory"),
-        ("sh -c 'no-such-program-here {model}'", "cannot be run: "),
-        ("compare --engine", "does not say where the model goes"),
-        ("compare '{model}", "cannot be read: no closing quotation"),
-        ("", "does not say where the model goes"),
-    ],
-)
-def test_a_command_that_cannot_run(text: str, words: str) -> None:
-    refused(UsageError, "BISECT-CHECK", words, square(), BIG, check=text)
-
-
-# Bad input
 
 
 def test_unknown_nodes_are_all_told() -> None:
