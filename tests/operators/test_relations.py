@@ -125,6 +125,7 @@ def test_saturating_ops() -> None:
         "Clip",
         "Max",
         "Min",
+        "Where",
     }
 
 

@@ -143,6 +143,10 @@ def test_a_sum_that_cancels_is_found_with_its_island() -> None:
         ("h = Mul(x, c) k = Mul(x, c) d = Sub(h, k) y = Tanh(d)", {"d"}),
         ("h = Mul(x, c) k = Mul(h, x) y = Sigmoid(k)", {"k"}),
         ("h = Mul(x, c) k = Div(c, h) y = Tanh(k)", {"k"}),
+        ("h = Mul(x, c) y = Max(h, x)", {"h"}),
+        ("h = Mul(x, c) b = Less(x, c) k = Trilu(h) y = Where(b, k, x)", {"h", "k"}),
+        ("h = Mul(x, c) b = Less(h, c) y = Where(b, h, x)", set()),
+        ("h = Mul(x, c) k = Concat<axis = 0>(h, x) t = Tanh(k) y, z = Split<axis = 0>(t)", {"h", "k"}),
     ],
 )
 def test_overflow_is_harmless_only_on_a_way_that_saturates(body: str, tolerant: set[str]) -> None:

@@ -210,6 +210,11 @@ PATTERNS: dict[str, tuple[str, Feeds, Feeds]] = {  # text, data, weights
         {"s": SCORES, "m": CAUSAL},
         {},
     ),
+    "mask-computed": (
+        "Softmax(s + Where(m, q, -1e9), axis=-1)",
+        {"s": SCORES, "m": CAUSAL, "q": np.linspace(0, 2, CAUSAL.shape[-1], dtype=np.float32)},
+        {},
+    ),
     "linear-attention": (
         """
         kv = MatMul(Concat(v, ones, axis=1), k)

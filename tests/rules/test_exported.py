@@ -132,6 +132,7 @@ CASES = [
     ("MASK006", *masked(lambda s, m: s + m * -1e9, 1 - torch.ones(8, 8).tril())),
     ("MASK007", *masked(lambda s, m: s - (1 - m) * 1e10)),
     ("MASK008", *masked(lambda s, m: s + chosen(m))),
+    ("MASK011", *masked(lambda s, m: s + ((1 - m) * -1e9).triu(1))),
     ("MASK009", *masked(lambda s, m: torch.max(s + chosen(m), torch.tensor(LOW)))),
     ("NORM002", layer_norm_2d, (wide(2, 8, 4, 4),)),
     ("NORM005", nn.InstanceNorm2d(4, affine=True), (wide(2, 4, 8, 8),)),

@@ -81,6 +81,30 @@ class MaskedAttention(nn.Module):
         return torch.softmax(scores, -1) @ x
 
 
+class CausalAttention(nn.Module):
+    """The mask is made inside, as long as the sequence is."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        length = x.shape[1]
+        scores = x @ x.transpose(-1, -2) / 4.0 + torch.full((length, length), -1e9).triu(1)
+        return torch.softmax(scores, -1) @ x
+
+
+class GrowingStream(nn.Module):
+    """A residual stream whose first blocks see values of 0.1 and the others 1e5: no scale serves them all."""
+
+    def __init__(self, blocks: int = 6, size: int = 256) -> None:
+        super().__init__()
+        self.norms = nn.ModuleList(RMSNorm(size) for _ in range(blocks + 1))
+        self.linears = nn.ModuleList(nn.Linear(size, size, bias=False) for _ in range(blocks))
+        self.linears[1].weight.data *= 2e5
+
+    def forward(self, x: Tensor) -> Tensor:
+        for norm, linear in zip(self.norms, self.linears, strict=False):
+            x = x + linear(norm(x))
+        return self.norms[-1](x)
+
+
 class Attention(nn.Module):
     """Raw products leave the range, scaled ones do not."""
 
@@ -331,6 +355,8 @@ CASES = (
     Case("mask-additive", lambda: (MaskedAttention("additive"), (torch.randn(2, 8, 16), padding()))),
     Case("mask-multiplied", lambda: (MaskedAttention("multiplied"), (torch.randn(2, 8, 16), padding()))),
     Case("mask-where", lambda: (MaskedAttention("where"), (torch.randn(2, 8, 16), padding())), breaks=False),
+    Case("mask-causal", lambda: (CausalAttention(), (torch.randn(2, 8, 16),)), breaks=None),
+    Case("growing-stream", lambda: (GrowingStream(), (torch.randn(2, 8, 256) * 0.1,))),
     Case("attention-product", lambda: (Attention(), tuple(torch.randn(1, 16, 64) * s for s in (60, 60, 1)))),
     Case("conv-relu", lambda: (ConvChain(nn.ReLU), (torch.randn(2, 8, 16, 16),))),
     Case("conv-leaky-relu", lambda: (ConvChain(lambda: nn.LeakyReLU(0.1)), (torch.randn(2, 8, 16, 16),))),

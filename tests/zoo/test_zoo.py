@@ -55,6 +55,14 @@ def test_a_safe_model_gets_types_and_border_casts_only() -> None:
     assert not outcome.findings
 
 
+def test_one_mul_changes_the_scale_of_a_stream_for_all_that_follows() -> None:
+    proto, feed = export(next(case for case in CASES if case.name == "growing-stream"), dynamo=False)
+    outcome = fixed(proto, feed)
+    assert outcome.run.plan is not None
+    assert outcome.run.plan.inserted_muls == 1
+    assert not outcome.run.plan.fp32_nodes
+
+
 @pytest.mark.parametrize(
     ("name", "fp32"),
     [

@@ -31,14 +31,16 @@ def _all_equal(node: NodeFacts) -> Relation:
 
 
 def _max_min(node: NodeFacts) -> Relation:
-    """A constant bound beyond FP16 becomes an infinity, which bounds nothing: the same result."""
+    """What overflows is either not chosen, or the result overflows as well and asks for room itself."""
     slots = range(node.count("in"))
-    constant = frozenset(slot for slot in slots if node.constant(slot) is not None)
-    return Relation(equal(node, [out(), *(inp(slot) for slot in slots)]), saturating=constant)
+    return Relation(equal(node, [out(), *(inp(slot) for slot in slots)]), saturating=frozenset(slots))
 
 
 def _where(node: NodeFacts) -> Relation:
-    return Relation(equal(node, (out(), inp(1), inp(2))))
+    """As for Max: an infinity that is not chosen does no harm. Constants stay finite: the data may not have shown when
+    they are chosen."""
+    computed = frozenset(slot for slot in (1, 2) if node.constant(slot) is None)
+    return Relation(equal(node, (out(), inp(1), inp(2))), saturating=computed)
 
 
 def _compare(node: NodeFacts) -> Relation:

@@ -17,7 +17,10 @@ from onnx_fp16fix.plan.facts import Facts
 __all__ = ["overflow_tolerant", "passes_overflow"]
 
 _SUMS = frozenset({"Add", "Sub"})
-_MOVES = frozenset("Identity Reshape Transpose Squeeze Unsqueeze Flatten Expand Slice Gather Neg".split())
+_MOVES = frozenset(
+    "Identity Reshape Transpose Squeeze Unsqueeze Flatten Expand Slice Gather Neg Tile Trilu Pad".split()
+)
+_CHOICES = frozenset({"Where", "Concat", "Max", "Min"})
 
 
 def overflow_tolerant(facts: Facts) -> frozenset[int]:
@@ -58,7 +61,7 @@ def passes_overflow(facts: Facts, node: ViewNode, slot: int, tolerant: Set[int])
         return slot == 0
     if node.op == "Mul" or (node.op == "Div" and slot == 0):
         return all(_is_nonzero_constant(facts, other) for other in others)
-    return node.op in _SUMS
+    return node.op in _SUMS or node.op in _CHOICES
 
 
 def _is_nonzero_constant(facts: Facts, tensor: gs.Tensor) -> bool:

@@ -69,8 +69,9 @@ def may_shift(problem: Problem, view: NodeView, edge: Edge) -> bool:
     """Whether a Mul on this operand can do what no Mul behind the node does as well.
 
     Not where the node passes the scale on to its result, or absorbs it: a constant weight or a Mul further up or down
-    then serves (for the joins of a residual stream this keeps the program five times smaller to solve). Except behind
-    a node whose result has a fixed scale, where there is no other place.
+    then serves. Except behind a node whose result has a fixed scale, where there is no other place; and where a tensor
+    that others read too is joined with another, as at each Add of a residual stream: one Mul there changes the scale
+    of the stream from that point on, where every reader behind it would need a Mul of its own.
     """
     relation, operand, maker = view.relation, edge.operand, edge.value.maker
     if maker is None or (maker not in problem.nodes and maker not in problem.beside):
@@ -79,6 +80,8 @@ def may_shift(problem: Problem, view: NodeView, edge: Edge) -> bool:
         return True
     if operand in relation.free:
         return False
+    if len(edge.value.readers) > 1 and _joins(view):
+        return True
     equations = [equation for equation in relation.equations if any(o == operand for o, _ in equation)]
     if not equations:
         return True  # pinned
@@ -88,6 +91,12 @@ def may_shift(problem: Problem, view: NodeView, edge: Edge) -> bool:
         if variable or any(abs(weight) != 1 for _, weight in equation):
             return True
     return False
+
+
+def _joins(view: NodeView) -> bool:
+    """Whether the node needs several computed operands at one scale."""
+    free = view.relation.free
+    return sum(e.reads and not e.value.constant and o not in free for o, e in view.edges.items()) > 1
 
 
 def moved_by(problem: Problem, view: NodeView) -> int | None:
