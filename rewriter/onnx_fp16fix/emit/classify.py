@@ -7,7 +7,8 @@ from collections.abc import Collection
 import onnx
 import onnx_graphsurgeon as gs
 
-from onnx_fp16fix.emit.state import State, as_half, is_constant, is_float, to_half
+from onnx_fp16fix.emit.state import State, as_half, is_constant, is_float, noted
+from onnx_fp16fix.emit.weights import halved
 from onnx_fp16fix.graph import ViewNode, border_slots
 from onnx_fp16fix.model.tensors import read_tensor
 from onnx_fp16fix.operators import FloatSlots, float_slots
@@ -100,4 +101,5 @@ def _retype_border(state: State, name: str) -> None:
     for tensor in graph.initializer if name in state.scope.inputs else ():
         if tensor.name == name:  # the default of an input
             values = read_tensor(tensor, state.scope.model.base_dir)
-            state.patch.replaced_initializers[name] = to_half(state, name, values, name)
+            made = halved(values, state.shared.half, name, guard=name in state.shared.guards)
+            state.patch.replaced_initializers[name] = noted(state.shared, name, made)

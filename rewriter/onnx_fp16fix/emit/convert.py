@@ -16,8 +16,8 @@ import onnx_graphsurgeon as gs
 from onnx import TensorProto, helper, numpy_helper
 
 from onnx_fp16fix.emit.classify import choose_slots, classify
-from onnx_fp16fix.emit.state import Shared, State, as_half, is_constant, is_float, to_half
-from onnx_fp16fix.emit.weights import halved, spool_for, with_spool
+from onnx_fp16fix.emit.state import Shared, State, as_half, is_constant, is_float, noted
+from onnx_fp16fix.emit.weights import Wanted, halved, halved_all, spool_for, with_spool
 from onnx_fp16fix.graph import ScopeView, ViewNode
 from onnx_fp16fix.half import FP16, FloatType
 from onnx_fp16fix.model import Model, Patch, ScopePath, apply_patches
@@ -147,19 +147,16 @@ def _constant_operand(state: State, tensor: gs.Tensor, *, half: bool) -> str:
 
 def _finish_constants(state: State) -> None:
     """A constant used in FP16 alone keeps its name; one used in both types exists twice."""
-    for key, (tensor, fresh) in {**state.constants, **state.handed}.items():
-        both = key in state.kept or key in state.shared.promised
+    found = [(key, *entry) for key, entry in {**state.constants, **state.handed}.items()]
+    wanted = (_half(state, *entry) for entry in found)
+    for (key, tensor, fresh), made in zip(found, halved_all(wanted, state.shared.half), strict=True):
+        half = noted(state.shared, tensor.name, made)
         producer = state.scope.producer(tensor)
-        values = state.scope.constant(tensor)
-        assert values is not None
-        if key in state.handed:
-            if key in state.kept:
-                state.patch.initializers.append(numpy_helper.from_array(values, fresh))
-            both = False
-        name = fresh if both else tensor.name
-        spool = state.shared.spool if not state.scope.path and (both or producer is None) else None
-        half = to_half(state, tensor.name, values, name, spool)
-        if both:
+        if key in state.handed and key in state.kept:
+            values = state.scope.constant(tensor)
+            assert values is not None
+            state.patch.initializers.append(numpy_helper.from_array(values, fresh))
+        if _is_apart(state, key):
             state.patch.initializers.append(half)
             continue
         if key not in state.handed:
@@ -169,6 +166,23 @@ def _finish_constants(state: State) -> None:
             state.patch.replaced[producer.index] = _constant_node(producer, half)
         else:
             state.patch.replaced_initializers[tensor.name] = half
+
+
+def _is_apart(state: State, key: int) -> bool:
+    """Whether the FP16 constant stands beside the other one, under a new name."""
+    return (key in state.kept or key in state.shared.promised) and key not in state.handed
+
+
+def _half(state: State, key: int, tensor: gs.Tensor, fresh: str) -> Wanted:
+    apart, values = _is_apart(state, key), state.scope.constant(tensor)
+    assert values is not None
+    own = not state.scope.path and (apart or state.scope.producer(tensor) is None)
+    return Wanted(
+        values,
+        fresh if apart else tensor.name,
+        state.shared.spool if own else None,
+        guard=tensor.name in state.shared.guards,
+    )
 
 
 def _rewrite_nodes(state: State) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import onnx
 
 from onnx_fp16fix.model import Model, Patch, apply_patches
@@ -10,6 +12,9 @@ from onnx_fp16fix.model.model import subgraphs
 from onnx_fp16fix.model.tensors import is_external
 
 __all__ = ["share_constants"]
+
+_SMALL = 1 << 10
+"""Elements."""
 
 
 def share_constants(model: Model) -> Model:
@@ -26,7 +31,7 @@ def share_constants(model: Model) -> Model:
             continue
         if not is_external(tensor) and not tensor.HasField("raw_data"):
             continue
-        content = raw_digest(tensor, model.base_dir)
+        content = raw_digest(tensor, model.base_dir) if _is_large(tensor) else tensor.raw_data
         first = kept.setdefault((tensor.data_type, tuple(tensor.dims), content), tensor.name)
         if first != tensor.name:
             renamed[tensor.name] = first
@@ -34,13 +39,18 @@ def share_constants(model: Model) -> Model:
         return model
     patch = Patch(dropped_initializers=set(renamed))
     for index, node in enumerate(model.proto.graph.node):
-        if any(name in renamed for name in node.input):
+        if not renamed.keys().isdisjoint(node.input):
             copy = onnx.NodeProto()
             copy.CopyFrom(node)
             copy.input[:] = [renamed.get(name, name) for name in node.input]
             patch.replaced[index] = copy
     patch.value_info = {info.name: None for info in model.proto.graph.value_info if info.name in renamed}
     return apply_patches(model, [patch])
+
+
+def _is_large(tensor: onnx.TensorProto) -> bool:
+    """Whether a digest is kept instead of the bytes."""
+    return is_external(tensor) or math.prod(tensor.dims) > _SMALL
 
 
 def _promised(graph: onnx.GraphProto) -> set[str]:

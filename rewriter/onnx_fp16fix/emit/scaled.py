@@ -3,7 +3,8 @@ exponent into the scope that holds the constant."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy.typing as npt
@@ -11,7 +12,7 @@ import onnx
 import onnx_graphsurgeon as gs
 from onnx import helper
 
-from onnx_fp16fix.emit.weights import scaled
+from onnx_fp16fix.emit.weights import Wanted, scaled_all
 from onnx_fp16fix.graph import ConstantTensor, ScopeView
 from onnx_fp16fix.model import Names, Patch, ScopePath, Spool
 from onnx_fp16fix.plan import Plan
@@ -42,6 +43,7 @@ def scale_constants(
             wanted[id(tensor)] = tensor
     readers = _readers(scopes, wanted)
     renamed: dict[_Place, str] = {}
+    jobs = list[_Job]()
     for key, tensor in wanted.items():
         owner = next(scope for scope in scopes if scope.tensors.get(tensor.name) is tensor)
         patch, own = patches[owner.path], None if owner.path else spool
@@ -51,15 +53,19 @@ def scale_constants(
             by_exponent.setdefault(exponent, []).append((path, slot))
         if _leaves(scopes, tensor):
             by_exponent.setdefault(0, [])
-        if len(by_exponent) == 1 and _in_place(owner, patch, tensor, next(iter(by_exponent)), own):
+        if len(by_exponent) == 1 and (put := _in_place(owner, patch, tensor)) is not None:
+            name = tensor.name if isinstance(tensor, ConstantTensor) else ""
+            jobs.append(_Job(put, owner, tensor, next(iter(by_exponent)), name, own if name else None))
             continue
         for exponent, places in by_exponent.items():
             if exponent:
                 name = names.fresh(f"{tensor.name}/fp16fix/scaled")
-                patch.initializers.append(_scaled(owner, tensor, exponent, name, own))
+                jobs.append(_Job(patch.initializers.append, owner, tensor, exponent, name, own))
                 renamed.update(dict.fromkeys(places, name))
         if 0 not in by_exponent:
             _drop(owner, patch, tensor)
+    for job, made in zip(jobs, scaled_all(job.wanted() for job in jobs), strict=True):
+        job.put(made)
     return renamed
 
 
@@ -76,22 +82,42 @@ def _leaves(scopes: Sequence[ScopeView], tensor: gs.Tensor) -> bool:
     return any(scope.tensor(name) is tensor for scope in scopes for name in scope.outputs)
 
 
-def _in_place(owner: ScopeView, patch: Patch, tensor: gs.Tensor, exponent: int, spool: Spool | None) -> bool:
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """A constant to be scaled; ``put`` says where it goes."""
+
+    put: Callable[[onnx.TensorProto], None]
+    scope: ScopeView
+    tensor: gs.Tensor
+    exponent: int
+    name: str
+    spool: Spool | None
+
+    def wanted(self) -> Wanted:
+        values: npt.NDArray[Any] | None = self.scope.constant(self.tensor)
+        assert values is not None
+        return Wanted(values, self.name, self.spool, self.exponent)
+
+
+def _in_place(owner: ScopeView, patch: Patch, tensor: gs.Tensor) -> Callable[[onnx.TensorProto], None] | None:
+    """What puts other values in the place of a constant; None where it has no place of its own."""
     producer = owner.producer(tensor)
+
+    def initializer(made: onnx.TensorProto) -> None:
+        made.doc_string = tensor.proto.doc_string
+        made.metadata_props.extend(tensor.proto.metadata_props)
+        patch.replaced_initializers[tensor.name] = made
+
+    def node(made: onnx.TensorProto) -> None:
+        assert producer is not None
+        copy = patch.replaced[producer.index] = onnx.NodeProto()
+        copy.CopyFrom(producer.proto)
+        del copy.attribute[:]
+        copy.attribute.append(helper.make_attribute("value", made))
+
     if isinstance(tensor, ConstantTensor):
-        proto = _scaled(owner, tensor, exponent, tensor.name, spool)
-        proto.doc_string = tensor.proto.doc_string
-        proto.metadata_props.extend(tensor.proto.metadata_props)
-        patch.replaced_initializers[tensor.name] = proto
-        return True
-    if producer is not None and producer.op == "Constant":
-        node = onnx.NodeProto()
-        node.CopyFrom(producer.proto)
-        del node.attribute[:]
-        node.attribute.append(helper.make_attribute("value", _scaled(owner, tensor, exponent, "")))
-        patch.replaced[producer.index] = node
-        return True
-    return False
+        return initializer
+    return node if producer is not None and producer.op == "Constant" else None
 
 
 def _drop(owner: ScopeView, patch: Patch, tensor: gs.Tensor) -> None:
@@ -101,11 +127,3 @@ def _drop(owner: ScopeView, patch: Patch, tensor: gs.Tensor) -> None:
         patch.removed.add(producer.index)
     elif isinstance(tensor, ConstantTensor):
         patch.dropped_initializers.add(tensor.name)
-
-
-def _scaled(
-    scope: ScopeView, tensor: gs.Tensor, exponent: int, name: str, spool: Spool | None = None
-) -> onnx.TensorProto:
-    values: npt.NDArray[Any] | None = scope.constant(tensor)
-    assert values is not None
-    return scaled(values, exponent, name, spool)

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
-import numpy.typing as npt
 import onnx
 import onnx_graphsurgeon as gs
 from onnx import TensorProto
 
-from onnx_fp16fix.emit.weights import halved
+from onnx_fp16fix.emit.weights import Halved
 from onnx_fp16fix.graph import ConstantTensor, ScopeView
 from onnx_fp16fix.half import FloatType
 from onnx_fp16fix.model import Names, Patch, ScopePath, Spool
 from onnx_fp16fix.operators import FloatSlots
 
-__all__ = ["Shared", "State", "as_half", "is_constant", "is_float", "to_half"]
+__all__ = ["Shared", "State", "as_half", "is_constant", "is_float", "noted"]
 
 
 @dataclass
@@ -96,11 +94,8 @@ def is_constant(state: State, tensor: gs.Tensor) -> bool:
     )
 
 
-def to_half(
-    state: State, label: str, values: npt.NDArray[Any], name: str, spool: Spool | None = None
-) -> TensorProto:
-    shared = state.shared
-    made = halved(values, shared.half, name, guard=label in shared.guards, spool=spool)
+def noted(shared: Shared, label: str, made: Halved) -> TensorProto:
+    """The constant; what became of it is noted under its name in the planned model."""
     if made.overflowed:
         shared.overflowed.append(label)
     if made.raised:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -13,14 +13,28 @@ from onnx import TensorProto
 from onnx_fp16fix.half import FloatType
 from onnx_fp16fix.model import Model, Spool, is_heavy
 
-__all__ = ["Halved", "changed", "halved", "scaled", "spool_for", "with_spool"]
+__all__ = ["Halved", "Wanted", "changed", "halved", "halved_all", "scaled_all", "spool_for", "with_spool"]
 
 _BLOCK = 1 << 22
 """Elements made at a time."""
 _SPOOLED = 1 << 16
 """Constants of so many elements go to the file; smaller ones are looked at often."""
 
+_TOGETHER = 1 << 14
+"""Elements of small constants made at a time; fewer than ``_SPOOLED``, so none of them goes to the file."""
+
 Array = npt.NDArray[Any]
+
+
+class Wanted(NamedTuple):
+    """A constant to be made: the values as they are, its name, the file for it, the exponent to scale it by, and
+    whether its positive elements must not vanish."""
+
+    values: Array
+    name: str
+    spool: Spool | None = None
+    exponent: int = 0
+    guard: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +79,63 @@ def halved(
     return Halved(tensor, overflowed, raised)
 
 
-def scaled(values: Array, exponent: int, name: str, spool: Spool | None = None) -> TensorProto:
-    """FLOAT values times ``2**-exponent``."""
+def halved_all(constants: Iterable[Wanted], half: FloatType) -> Iterator[Halved]:
+    """``halved`` of each. Small ones are rounded together: numpy takes longer to begin than to do it."""
+    for run in _runs(constants):
+        if len(run) > 1 and not any(constant.guard for constant in run):
+            bits = half.encode(np.concatenate([constant.values.reshape(-1) for constant in run]))
+            if not (bits & 0x7FFF == half.infinity).any():
+                for tensor in _cut(bits.astype("<u2", copy=False), half.elem_type, run):
+                    yield Halved(tensor, False, False)
+                continue
+        for constant in run:
+            yield halved(constant.values, half, constant.name, guard=constant.guard, spool=constant.spool)
 
-    return changed(values, lambda block: np.ldexp(block, -exponent), name, spool)
+
+def scaled_all(constants: Iterable[Wanted]) -> Iterator[TensorProto]:
+    """FLOAT values of each times ``2**-exponent``, small ones together."""
+    for run in _runs(constants):
+        if len(run) == 1:
+            yield _scaled(run[0])
+            continue
+        shifts = np.repeat(
+            [-constant.exponent for constant in run], [constant.values.size for constant in run]
+        )
+        flat = np.ldexp(np.concatenate([constant.values.reshape(-1) for constant in run]), shifts)
+        yield from _cut(flat.astype("<f4", copy=False), TensorProto.FLOAT, run)
+
+
+def _scaled(constant: Wanted) -> TensorProto:
+    return changed(
+        constant.values,
+        lambda block: np.ldexp(block, -constant.exponent),
+        constant.name,
+        constant.spool,
+    )
+
+
+def _runs(constants: Iterable[Wanted]) -> Iterator[list[Wanted]]:
+    """Neighbours that are small, and each large one alone; in order, and few at a time in memory."""
+    run, held = list[Wanted](), 0
+    for constant in constants:
+        if run and held + constant.values.size > _TOGETHER:
+            yield run
+            run, held = [], 0
+        run.append(constant)
+        held += constant.values.size
+    if run:
+        yield run
+
+
+def _cut(flat: Array, elem_type: int, run: Sequence[Wanted]) -> Iterator[TensorProto]:
+    raw, at = flat.tobytes(), 0
+    for constant in run:
+        end = at + constant.values.size * flat.itemsize
+        tensor = TensorProto(data_type=elem_type, dims=constant.values.shape, raw_data=raw[at:end])
+        if constant.name:
+            tensor.name = constant.name
+        yield tensor
+        at = end
 
 
 def changed(
