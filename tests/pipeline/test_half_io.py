@@ -46,6 +46,15 @@ def test_an_infinite_mask_is_fine_and_said() -> None:
     assert not any("input 'x'" in text for text in outcome.warnings)
 
 
+def test_an_input_beyond_fp16_that_matters_is_rejected_or_forced() -> None:
+    proto = model("(float[4,3] x) => (float[4,3] y) <float k = {0.00001}> { y = Mul(x, k) }")
+    feed = {"x": X * 1000}
+    assert onnx_fp16fix.fix(proto, feed, io="fp16", tensorrt="off").run.exit_code == 4
+    forced = onnx_fp16fix.fix(proto, feed, io="fp16", force=True, tensorrt="off")
+    assert forced.run.exit_code == 1
+    assert any(f.status == "left" for f in forced.findings)
+
+
 def test_bf16_holds_it() -> None:
     outcome = onnx_fp16fix.fix(model(SQUARE), {"x": X}, precision="bf16", io="bf16", tensorrt="off")
     assert outcome.run.status == "ok"

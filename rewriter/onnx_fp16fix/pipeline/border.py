@@ -45,7 +45,7 @@ def check_half_io(
         raise UsageError(
             [Problem("USAGE-CONTRADICTION", text, tensor=name, hint=hint) for name, text in texts.items()]
         )
-    run.forced |= bool(texts)
+    run.forced |= bool(texts) or (force and bool(reads))
     run.document.findings += [
         Finding(
             name=f"{half.name}-forced", kind="overflow", severity="error", status="left",
