@@ -90,3 +90,47 @@ def test_a_large_model_within_the_tolerance_is_not_searched_for_more_room() -> N
     small = onnx_fp16fix.fix(chain(20.0, 7.0, 2.0)[0], feed, tensorrt="off")
     assert small.plan is not None
     assert small.plan.fp32_nodes == ["a"]
+
+
+def error(before: onnx.ModelProto, after: onnx.ModelProto, feed: dict[str, np.ndarray]) -> float:
+    return compare_simulated(before, after, open_data([feed], before), tensors="outputs").output_rel_l2
+
+
+def test_an_output_of_few_elements_is_right_where_it_comes_near_zero_too() -> None:
+    """A Kalman update with a gain of nearly 1: what cancels, the prediction, may be far larger than the result."""
+    text = """(float[1,2] x, float[1,2] z) => (float[1,2] y) {
+      r = Sub(z, x)
+      k = Mul(r, gain)
+      y = Add(x, k)
+    }"""
+    proto = model(text, {"gain": np.float32([0.9995, 0.9995])})
+    rng = np.random.default_rng(3)
+    feeds = [{name: rng.normal(0, 300, (1, 2)).astype(np.float32) for name in "xz"} for _ in range(3)]
+    outcome = onnx_fp16fix.fix(proto, feeds, tensorrt="off")
+    assert outcome.verification is not None
+    near = {"x": np.float32([[400, -700]]), "z": np.float32([[2, 1]])}
+    assert error(proto, proto, near) == 0
+    naive = compare_simulated(proto, proto, open_data([near], proto), assume_fp16=True).output_rel_l2
+    assert naive > 1e-2
+    assert error(proto, outcome.model, near) < 5e-3
+
+
+def test_a_product_of_a_few_numbers_is_no_reason_to_be_inexact() -> None:
+    """The floor is beyond the tolerance; what is lost on top of it is the rounding of two means and a small product."""
+    text = """(float[1,64,3] p, float[1,64,3] q) => (float[1,3] t) {
+      a = ReduceMean<axes=[1], keepdims=0>(p)
+      b = ReduceMean<axes=[1], keepdims=0>(q)
+      c = MatMul(a, turn)
+      t = Sub(b, c)
+    }"""
+    turn = np.float32([[0.9998, -0.0175, 0.0087], [0.0175, 0.9998, 0.0], [-0.0087, 0.0, 1.0]])
+    proto = model(text, {"turn": turn})
+    rng = np.random.default_rng(0)
+    feeds = []
+    for _ in range(3):
+        p = rng.normal(900, 100, (1, 64, 3)).astype(np.float32)
+        feeds.append({"p": p, "q": (p @ turn + rng.normal(0, 3, p.shape)).astype(np.float32)})
+    outcome = onnx_fp16fix.fix(proto, feeds, tensorrt="off")
+    naive = compare_simulated(proto, proto, open_data(feeds, proto), assume_fp16=True).output_rel_l2
+    found = max(error(proto, outcome.model, feed) for feed in feeds)
+    assert found < naive / 4

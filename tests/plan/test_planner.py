@@ -185,3 +185,15 @@ def test_a_power_may_reach_far_beyond_fp16() -> None:
     )
     _, plan = planned(proto, {"x": X * 1e6})
     assert not plan.fp32
+
+
+def test_small_values_count_for_those_readers_only_that_need_them() -> None:
+    """An entropy needs the small probabilities of an average; the product that uses these as weights does not."""
+    proto = model(
+        """(float[4,8] x) => (float[4,8] y, float[1,1] h) {
+            s = Mul(x, steep) p = Softmax(s) y = MatMul(p, w)
+            m = ReduceMean<axes=[0]>(p) l = Log(m) e = Mul(m, l) h = ReduceSum(e)
+        }""",
+        {"steep": np.float32([9.0]), "w": np.random.default_rng(0).standard_normal((8, 8))},
+    )
+    assert ops_in_fp32(proto, {"x": X}) == ["Softmax", "ReduceMean", "Log"]

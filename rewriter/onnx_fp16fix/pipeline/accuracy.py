@@ -33,6 +33,10 @@ _AS_EXACT = 1.125
 """Growth of the error that is taken for chance."""
 _FEW = 4
 """Nodes that may go to FP32 for such room."""
+_RARE = 0.01
+"""Share of samples that may miss the tolerance."""
+_TINY = 200
+"""Nodes of graphs in which outputs of few elements are looked after."""
 _SMALL = 4e6
 """Elements of a run: hundreds of trials of larger models are for needs only."""
 _WORTHWHILE = 0.5
@@ -80,8 +84,10 @@ def measure_up(
 ) -> Mended:
     """What measuring single nodes does for the error, and larger values held where it is within ``limit`` then."""
     state, emitted, report = found
-    mend = _mend_measured if report.output_rel_l2 > tolerance else _make_room
-    found = mend(run, state, emitted, report.output_rel_l2, precision, io, tolerance) or found
+    if report.output_rel_l2 > tolerance:
+        found = _mend_measured(run, state, emitted, report.output_rel_l2, precision, io, tolerance) or found
+    else:
+        found = _make_room(run, state, emitted, report, precision, io, tolerance) or found
     state, emitted, report = found
     if report.output_rel_l2 > limit:
         return found
@@ -107,14 +113,34 @@ def _mend_measured(
 
 
 def _make_room(
-    run: Run, state: State, emitted: Emitted, error: float, precision: Precision, io: Io, tolerance: float
+    run: Run,
+    state: State,
+    emitted: Emitted,
+    report: SimulationReport,
+    precision: Precision,
+    io: Io,
+    tolerance: float,
 ) -> Mended | None:
     """Within the tolerance but not far: FP32 for a few cheap nodes, if that is all it takes to get well within."""
-    aim = _ROOM * tolerance
-    if error <= aim or emitted.result.spools or elements_of_a_run(state) > _SMALL:
+    aims = {error.name: _aim(state, error.name, tolerance) for error in report.outputs}
+    missed = [aims[error.name] for error in report.outputs if error.rel_l2 > aims[error.name]]
+    if not missed or emitted.result.spools or elements_of_a_run(state) > _SMALL:
         return None
+    aim = min(missed)
     fp32 = measured_islands(run, state, emitted, aim, aim, products=False)
     return None if fp32 is None or len(fp32) > _FEW else _tried(run, state, fp32, precision, io, aim)
+
+
+def _aim(state: State, output: str, tolerance: float) -> float:
+    """The error that an output should have on the samples at hand, for nearly all others to be within the tolerance.
+
+    n elements come together within t times their usual size with a probability of about t**n, if they are independent:
+    the fewer an output has, the nearer to zero is some sample of it, with an error as large as ever.
+    """
+    entry, samples = state.ranges.get(output), max(1, state.ranges.samples)
+    elements = max(1.0, entry.count / samples) if entry is not None else math.inf
+    nearest = _RARE ** (1 / elements) if len(state.scope.nodes) <= _TINY else 1.0
+    return max(_ROOM * tolerance * nearest, min(_ROOM * tolerance, state.half_type.eps))
 
 
 def _spare_room(

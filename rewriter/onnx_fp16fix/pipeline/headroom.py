@@ -31,9 +31,8 @@ _SPARE = (64.0, 8.0)
 _WORTH = 32 * 4096.0
 """What room for samples that differ much may cost: a dozen small nodes in FP32, or a Mul of 30,000 elements."""
 _DIFFER = "the samples differ so much that room for more of them takes FP32"
-_TRIALS, _FEW = 24, 4
-"""Plans made for it in graphs of up to ``_WHOLE`` tensors, and in larger ones."""
-_WHOLE = 400
+_TRIALS, _FEW = 2000, 4
+"""Plans made for it: so many over the number of tensors, 16 at most, and 4 at least."""
 _SMALL = 4000
 """Tensors in graphs that are planned twice for the sake of it."""
 
@@ -129,9 +128,9 @@ class _Search:
         margin: float,
         half: FloatType,
     ) -> None:
-        self.best, self._held = plan, dict[str, float]()
+        self.best, self._first, self._held = plan, plan, dict[str, float]()
         self._ranges, self._again, self._margin, self._half = ranges, again, margin, half
-        self._trials = _TRIALS if len(ranges.tensors) <= _WHOLE else _FEW
+        self._trials = max(_FEW, min(4 * _FEW, _TRIALS // max(1, len(ranges.tensors))))
 
     def scaled(self) -> Set[str]:
         """Keys of the tensors that are scaled down."""
@@ -139,7 +138,7 @@ class _Search:
 
     def hold(self, wanted: Mapping[str, float], worth: float = 0.0) -> None:
         """Hold tensors this much further, all or those halves of them for which that is next to free, or at most
-        ``worth`` where it takes no matrix product in FP32."""
+        ``worth`` in all."""
         order = {key: place for place, key in enumerate(self._ranges.tensors)}
         waiting = [
             sorted((key for key in wanted if self._held.get(key, 1.0) < wanted[key]), key=order.__getitem__)
@@ -154,7 +153,7 @@ class _Search:
                 continue
             self._trials -= 1
             found = self._again(replace(self._ranges, tensors={**self._ranges.tensors, **wide}))
-            if _as_cheap(found, self.best, worth):
+            if _free(found, self.best) or _cheap(found, self._first, worth):
                 self.best, self._held = found, held
             elif len(part) > 1:
                 middle = len(part) // 2
@@ -172,12 +171,17 @@ class _Search:
         return replace(entry, minimum=factor * entry.minimum, maximum=factor * entry.maximum)
 
 
-def _as_cheap(found: Plan, plan: Plan, worth: float) -> bool:
-    """Whether ``found`` pays for no Mul and no FP32 node more; or ``worth`` at most, without more products in FP32."""
-    paid = _paid(found) - _paid(plan)
-    if found.all_fp32().keys() <= plan.all_fp32().keys() and paid < Prices().launch:
-        return True
-    return paid < worth and found.fp32_flops_share <= plan.fp32_flops_share
+def _free(found: Plan, plan: Plan) -> bool:
+    """Whether ``found`` pays for no Mul and no FP32 node more."""
+    return found.all_fp32().keys() <= plan.all_fp32().keys() and _paid(found) < _paid(plan) + Prices().launch
+
+
+def _cheap(found: Plan, plan: Plan, worth: float) -> bool:
+    """Whether ``found`` pays for no more than ``worth``, no more products in FP32 and no body that takes FP32."""
+    borders = all(
+        part.float_borders == plan.bodies[path].float_borders for path, part in found.bodies.items()
+    )
+    return borders and found.fp32_flops_share <= plan.fp32_flops_share and _paid(found) < _paid(plan) + worth
 
 
 def _as_told(found: Plan, plan: Plan) -> Plan:

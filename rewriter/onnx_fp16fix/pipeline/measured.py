@@ -36,6 +36,8 @@ _ROOM = 0.25
 """Where the aim is out of reach: how far from the least error towards the limit the result may lie."""
 _BETTER = 0.75
 """FP32 nodes that take less than a quarter of the error away are not worth it."""
+_LIGHT = 1e3
+"""FLOPs of a product that counts as elementwise: starting its kernel takes longer."""
 _NEGLIGIBLE = 0.02
 """Share of the limit: a block that makes less error is not halved."""
 Nodes = frozenset[int]
@@ -188,7 +190,7 @@ class _Search:
 
     def _multiplies(self, number: int) -> bool:
         place = self._origin[number]
-        return flops(self._facts[place[0]].node_view(self._state.node(place))) > 0
+        return flops(self._facts[place[0]].node_view(self._state.node(place))) > _LIGHT
 
     def _price(self, place: Place) -> float:
         facts = self._facts[place[0]]

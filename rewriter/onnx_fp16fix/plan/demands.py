@@ -162,7 +162,8 @@ class _Collector:
             if value.key not in tolerant or not passes_overflow(self.facts, view.node, edge.slot, tolerant):
                 found.at_least(index, variable, 1, value.lowest)
         if not value.constant:
-            self._needs(index, value, variable)
+            if (index, edge.slot) in problem.need.readers:
+                self._needs(index, value, variable)
             if self._made(value):
                 self._typical(index, value, variable)
         elif (index, edge.slot) in problem.need.raised:

@@ -51,6 +51,8 @@ class Need:
     numerator, and any positive denominator gives the right quotient."""
     guarded: dict[int, float] = field(default_factory=dict)
     guards: dict[tuple[int, int], int] = field(default_factory=dict)
+    readers: set[tuple[int, int]] = field(default_factory=set)
+    """Slots (node, slot) through which small values matter: other readers of the same tensor may lose them."""
 
     def matters(self, key: int) -> bool:
         """Whether small values of the tensor with this identity matter, or must not vanish."""
@@ -85,6 +87,7 @@ def needs(facts: Facts) -> Need:
         node = view.node
         for slot in view.relation.sensitive:
             if view.has(inp(slot)):
+                need.readers.add((node.index, slot))
                 _lower(need, node.inputs[slot], _smallest(need, facts, node.inputs[slot]))
         values = [need.smallest[id(tensor)] for tensor in node.outputs if id(tensor) in need.smallest]
         if values:
@@ -183,6 +186,7 @@ def _propagate(node: ViewNode, value: float, need: Need, facts: Facts) -> None:
                 need.guards[(node.index, slot)] = need.highest_held(own)
         elif own < math.inf:
             # an element is zero (exact), or at least ``own``: then relative accuracy is all it takes
+            need.readers.add((node.index, slot))
             _lower(need, tensor, max(value, own))
 
 

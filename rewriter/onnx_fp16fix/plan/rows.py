@@ -96,7 +96,8 @@ def operand_rows(problem: Problem, index: int) -> None:
         if value.lowest is not None and not harmless:
             _at_least(problem, exponent, 1, value.lowest, escape)
         if not value.constant:
-            _need_rows(problem, value, exponent, escape)
+            if slot in problem.need.readers:
+                _need_rows(problem, value, exponent, escape)
             # where the tensor's own rows do not see this exponent: behind a Mul, or read from an FP32 maker
             own = slot not in problem.shift and problem.made(value) == ZERO
             if not own and value.typical is not None:
