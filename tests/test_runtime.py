@@ -11,6 +11,7 @@ from onnx import numpy_helper
 from calibrate.small_models import long_chain, model
 from onnx_fp16fix.errors import ModelError
 from onnx_fp16fix.runtime import open_session
+from onnx_fp16fix.runtime.failure import failure
 
 WEIGHTS = np.random.default_rng(0).standard_normal((64, 64)).astype(np.float32)
 
@@ -107,3 +108,12 @@ def test_weights_that_are_graph_inputs_may_be_left_out():
     proto.graph.input.append(onnx.helper.make_tensor_value_info("w", onnx.TensorProto.FLOAT, [64, 64]))
     session = open_session(proto, outputs=["h"])
     np.testing.assert_array_equal(session.run({"x": np.eye(64, dtype=np.float32)})["h"], WEIGHTS)
+
+
+def test_a_failure_of_onnx_runtime_is_told_without_its_cpp() -> None:
+    said = (
+        "[ONNXRuntimeError] : 1 : FAIL : Exception: /src/onnxruntime/core/state.cc:99 onnxruntime::common::Status "
+        "onnxruntime::state::Save(const onnxruntime::Env&, const std::function<int(long)>&, int) const it (x) is bad"
+    )
+    (problem,) = failure("MODEL-LOAD", "no", RuntimeError(said)).problems
+    assert problem.message == "no: Exception: state.cc: it (x) is bad"

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 import onnx_fp16fix
+from onnx_fp16fix.errors import UsageError
 from onnx_text import model
 
 X = np.linspace(-300, 700, 12, dtype=np.float32).reshape(4, 3)
@@ -46,3 +48,9 @@ def test_a_reason_is_told_once() -> None:
     )
     assert messages["y", "y"].count("an angle of up to") == 1
     assert messages["y", "y"].endswith("Sin stays in FP32")
+
+
+def test_an_opset_that_nothing_runs_is_refused() -> None:
+    proto = model("(float[4,3] x) => (float[4,3] y) { y = Mul(x, x) }", opset=6)
+    with pytest.raises(UsageError, match="begins with opset 7, and this model has opset 6"):
+        onnx_fp16fix.fix(proto, {"x": X}, tensorrt="off")

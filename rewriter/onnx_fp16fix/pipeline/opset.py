@@ -13,11 +13,17 @@ from onnx_fp16fix.operators import first_opset, float_slots
 __all__ = ["late_forms", "refuse_old_opset"]
 
 
+_OLDEST = 7
+"""ONNX Runtime, which measures and simulates, has kernels from here on."""
+
+
 def refuse_old_opset(model: Model, half: FloatType) -> None:
-    """Raise UsageError (USAGE-OPSET) where not even a Cast knows the type."""
-    if not float_slots("", "Cast", model.opset, 1, 1, half).fp16:
-        since = first_opset("", "Cast", half)
-        found = f"{half.label} begins with opset {since}, and this model has opset {model.opset}"
+    """Raise UsageError (USAGE-OPSET) where not even a Cast knows the type, and where nothing can run the model."""
+    runs = not model.proto.graph.node or not model.opset or model.opset >= _OLDEST
+    if not (runs and float_slots("", "Cast", model.opset, 1, 1, half).fp16):
+        since = max(_OLDEST, first_opset("", "Cast", half) or 0)
+        begins = half.label if runs else "what ONNX Runtime can run"
+        found = f"{begins} begins with opset {since}, and this model has opset {model.opset}"
         hint = f"export it with a newer opset, or convert it: onnx.version_converter.convert_version(model, {since})"
         raise UsageError(
             Problem("USAGE-OPSET", found, file=str(model.path) if model.path else None, hint=hint)
