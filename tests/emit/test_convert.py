@@ -367,7 +367,7 @@ def test_a_node_may_read_one_tensor_twice_and_leave_slots_open() -> None:
 
 
 def test_unused_results_get_no_cast() -> None:
-    proto = model("g (float[4] x) => (float[2] y) <int64[1] k = {2}> { y, i = TopK(x, k) }")
+    proto = model("g (float[4] x) => (float[2] y) <int64[1] k = {2}> { a = Abs(x)  y, i = TopK(a, k) }")
     assert converted(proto).casts == 2
 
 
@@ -379,3 +379,42 @@ def test_what_reads_a_tensor_of_unknown_type_stays_fp32() -> None:
     made = convert(build_view(wrap_model(proto)).main, ())
     expected = ["Cast(float16)", "Exp", "Cast(float32)", "Op", "Neg", "Cast(float16)", "Add", "Cast(float32)"]
     assert nodes_of(made.model.proto) == expected
+
+
+SELECTS = {
+    "a comparison of inputs": ("c = Greater(x, k)", ["Greater"]),
+    "beside another reader": ("c = Greater(x, k)  m = Mul(x, k)", ["Cast(float16)", "Greater", "Mul"]),
+    "through what moves data": (
+        "t = Transpose(x)  u = Flatten(t)  c = Less(u, k)",
+        ["Transpose", "Flatten", "Less"],
+    ),
+    "of what else is read in FP16": (
+        "t = Transpose(x)  c = Less(t, k)  m = Mul(t, k)",
+        ["Cast(float16)", "Transpose", "Less", "Mul"],
+    ),
+    "of what is made in FP16": ("a = Exp(x)  c = Equal(a, x)", ["Cast(float16)", "Exp", "Equal"]),
+    "of an index": ("i = ArgMax(x)  c = Cast<to = 9>(i)", ["ArgMax", "Cast(9)"]),
+}
+
+
+@pytest.mark.parametrize("case", SELECTS)
+def test_what_selects_reads_inputs_as_they_are(case: str) -> None:
+    body, expected = SELECTS[case]
+    result = "float[2,2] m" if "m =" in body else "bool[?,?] c"
+    proto = model(f"g (float[2,2] x) => ({result}) <float[2,2] k = {{1, 2, 3, 4}}> {{ {body} }}")
+    made = converted(proto)
+    assert [node for node in nodes_of(made.model.proto) if node != "Cast(float32)"] == expected
+    open_session(made.model.proto)
+
+
+def test_inputs_in_fp16_are_compared_in_fp16() -> None:
+    proto = model("g (float[2] x, float[2] y) => (bool[2] c) { c = Less(x, y) }")
+    made = converted(proto, io="fp16")
+    assert nodes_of(made.model.proto) == ["Less"]
+
+
+def test_neighbours_that_fp16_makes_equal_are_told_apart_by_top_k() -> None:
+    proto = model("g (float[4] x) => (int64[1] i) <int64[1] k = {1}> { v, i = TopK(x, k) }")
+    x = np.float32([1, 1 + 2**-13, 1 + 2**-12, 1])
+    (index,) = open_session(converted(proto).model.proto).run({"x": x}).values()
+    assert index == [2]

@@ -18,7 +18,7 @@ import onnx_graphsurgeon as gs
 from onnx import TensorProto, helper, numpy_helper
 
 from onnx_fp16fix.blame.places import Places
-from onnx_fp16fix.emit import convert
+from onnx_fp16fix.emit import convert, selecting_inputs
 from onnx_fp16fix.graph import ScopeView, ViewNode, build_view
 from onnx_fp16fix.half import FP16, FloatType
 from onnx_fp16fix.model import Model
@@ -51,17 +51,18 @@ def build_switched(
     """
     model = places.main.model
     prefix = _free_prefix(places)
+    selecting = selecting_inputs(places.main, half)
     cells = [
         _Cell(scope, node, f"{prefix}{number}.", number)
         for number, (scope, node) in enumerate(places.nodes)
-        if _has_fp16(scope, node, half)
+        if _has_fp16(scope, node, half) and (scope.path or node.index not in selecting)
     ]
     bag = _bag(model, cells)
     guards = {
         *guards,
         *(bagged for cell in cells for bagged, name in cell.constants.items() if name in guards),
     }
-    typed = convert(build_view(model.with_proto(bag)).main, (), half=half, guards=guards)
+    typed = convert(build_view(model.with_proto(bag)).main, (), half=half, guards=guards, select=False)
     groups = _groups(typed.model.proto, prefix)
     proto = onnx.ModelProto()
     proto.CopyFrom(model.proto)

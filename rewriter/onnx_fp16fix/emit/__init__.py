@@ -4,5 +4,14 @@ from onnx_fp16fix.emit.convert import Converted, convert
 from onnx_fp16fix.emit.dedup import share_constants
 from onnx_fp16fix.emit.edit import half_borders
 from onnx_fp16fix.emit.rescale import Rescaled, rescale
+from onnx_fp16fix.emit.select import selecting_inputs
 
-__all__ = ["Converted", "Rescaled", "convert", "half_borders", "rescale", "share_constants"]
+__all__ = [
+    "Converted",
+    "Rescaled",
+    "convert",
+    "half_borders",
+    "rescale",
+    "selecting_inputs",
+    "share_constants",
+]

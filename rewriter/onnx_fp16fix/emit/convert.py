@@ -16,6 +16,7 @@ import onnx_graphsurgeon as gs
 from onnx import TensorProto, helper, numpy_helper
 
 from onnx_fp16fix.emit.classify import choose_slots, classify
+from onnx_fp16fix.emit.select import selecting_inputs
 from onnx_fp16fix.emit.state import Shared, State, as_half, is_constant, is_float, noted
 from onnx_fp16fix.emit.weights import Wanted, halved, halved_all, spool_for, with_spool
 from onnx_fp16fix.graph import ScopeView, ViewNode
@@ -49,6 +50,7 @@ def convert(
     guards: Collection[str] = frozenset(),
     bodies: Mapping[ScopePath, Collection[int]] | None = None,
     half_borders: Mapping[ScopePath, Collection[str]] | None = None,
+    select: bool = True,
 ) -> Converted:
     """Type the main graph and the bodies inside it.
 
@@ -57,12 +59,15 @@ def convert(
     keep denominators from zero; they become at least the type's smallest value. ``bodies``: the FP32 nodes of each
     body that may run in FP16; bodies not named stay as they are. ``half_borders``: inputs and outputs of bodies that
     become FP16; what they are one value with (``graph.borders``) must be named in all bodies of a node, or in none.
+    ``select``: what selects reads FP32 inputs of the graph as they are (``selecting_inputs``).
     """
     scopes = [scope, *scope.inside()]
     outputs = (view.tensor(name) for view in scopes for name in view.outputs)
     promised = frozenset(id(tensor) for tensor in outputs if tensor is not None)
     shared = Shared(half, scope.fresh_names(), promised, guards, half_borders or {}, spool_for(scope.model))
     states: dict[ScopePath, State] = {}
+    if select and not half_io:
+        fp32 = {*fp32, *selecting_inputs(scope, half)}
     for view in scopes:
         whole = view is scope
         outer = None if view.parent is None or whole else states[view.parent.path]
