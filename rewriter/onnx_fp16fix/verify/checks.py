@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -119,6 +119,10 @@ def verify_models(
     ort = onnxruntime.run_once(after, data)
     verdict.failures += ort.failures
     verdict.not_checked += ort.not_checked
+    if ort.nonfinite and (lost := _lost_in_kernels(before, data, report, ort.nonfinite)):
+        verdict.not_checked.append(
+            f"onnxruntime: its FP16 kernels for CPUs make {lost} infinite or NaN; FP32 and the simulation are finite"
+        )
     trt = _tensorrt(before, after, data, typed, tensorrt_mode, verdict, progress)
     entry = VerificationEntry(
         fp32=fp32,
@@ -130,6 +134,13 @@ def verify_models(
         passed=not verdict.failures,
     )
     return Verified(entry, report, judged)
+
+
+def _lost_in_kernels(before: Model, data: Dataset, report: SimulationReport, names: Sequence[str]) -> str:
+    """Those of the outputs that are finite in FP32 and in simulation, in words."""
+    known = {error.name for error in report.outputs if error.nonfinite}
+    known.update(onnxruntime.nonfinite_in_fp32(before, data))
+    return ", ".join(f"'{name}'" for name in names if name not in known)
 
 
 def _half_of(model: Model) -> FloatType | None:
