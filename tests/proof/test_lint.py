@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from language._models import load_text
-from onnx_fp16fix.language import shipped_rules
+from onnx_fp16fix.language import load_rules
 from onnx_fp16fix.proof import lint
 
 RULE = """\
@@ -80,5 +80,5 @@ def test_a_rule_whose_hits_another_one_takes(match, where, expected, tmp_path):
 
 
 def test_no_shipped_rule_is_shadowed_by_another():
-    codes = {p.code for p in lint(shipped_rules())}
+    codes = {p.code for p in lint(load_rules(["pack:all"]))}
     assert not codes & {"LINT-UNREACHABLE", "LINT-SHADOWED", "LINT-DOCS", "LINT-CASES"}

@@ -14,7 +14,7 @@ from onnx_fp16fix.model.tensors import is_external
 __all__ = ["share_constants"]
 
 _SMALL = 1 << 10
-"""Elements."""
+"""Elements; of larger constants a digest is compared instead of the bytes."""
 
 
 def share_constants(model: Model) -> Model:
@@ -27,14 +27,14 @@ def share_constants(model: Model) -> Model:
     kept: dict[tuple[int, tuple[int, ...], bytes], str] = {}
     renamed: dict[str, str] = {}
     for tensor in model.proto.graph.initializer:
-        if not model.is_inside(tensor) or tensor.name in promised:
+        name, external = tensor.name, is_external(tensor)
+        if name in promised or (not model.is_inside(tensor) if external else not tensor.HasField("raw_data")):
             continue
-        if not is_external(tensor) and not tensor.HasField("raw_data"):
-            continue
-        content = raw_digest(tensor, model.base_dir) if _is_large(tensor) else tensor.raw_data
-        first = kept.setdefault((tensor.data_type, tuple(tensor.dims), content), tensor.name)
-        if first != tensor.name:
-            renamed[tensor.name] = first
+        dims = tuple(tensor.dims)
+        large = external or math.prod(dims) > _SMALL
+        content = raw_digest(tensor, model.base_dir) if large else tensor.raw_data
+        if (first := kept.setdefault((tensor.data_type, dims, content), name)) != name:
+            renamed[name] = first
     if not renamed:
         return model
     patch = Patch(dropped_initializers=set(renamed))
@@ -46,11 +46,6 @@ def share_constants(model: Model) -> Model:
             patch.replaced[index] = copy
     patch.value_info = {info.name: None for info in model.proto.graph.value_info if info.name in renamed}
     return apply_patches(model, [patch])
-
-
-def _is_large(tensor: onnx.TensorProto) -> bool:
-    """Whether a digest is kept instead of the bytes."""
-    return is_external(tensor) or math.prod(tensor.dims) > _SMALL
 
 
 def _promised(graph: onnx.GraphProto) -> set[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -84,7 +85,8 @@ class ScopeView:
 
     def dtype(self, name: str) -> int:
         """``TensorProto.DataType`` of a tensor, 0 if unknown."""
-        return self._type(name).elem_type
+        known = self._types.get(name) if name in self.tensors else self._type(name)
+        return known.elem_type if known is not None else 0
 
     def shape(self, name: str) -> tuple[Dim, ...] | None:
         """Inferred shape, None if the rank is unknown."""
@@ -93,6 +95,11 @@ class ScopeView:
     def _type(self, name: str) -> TensorType:
         scope = self.owner(name)
         return TensorType() if scope is None else self.types.get(scope.path, name)
+
+    @cached_property
+    def _types(self) -> Mapping[str, TensorType]:
+        """Of the scope's own tensors."""
+        return self.types.scopes.get(self.path, {})
 
     def constant(self, tensor: gs.Tensor) -> npt.NDArray[Any] | None:
         """Values of an initializer that no input overrides, a Constant or a ConstantOfShape node; else None."""

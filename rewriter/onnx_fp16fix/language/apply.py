@@ -80,7 +80,13 @@ class _Pass:
         only_nodes: Collection[tuple[ScopePath, int]] | None,
         allow: frozenset[str],
     ) -> None:
-        self.view, self.only_nodes = view, only_nodes
+        self.view = view
+        self.wanted: dict[ScopePath, set[int]] | None = None
+        """The nodes of ``only_nodes`` by scope."""
+        if only_nodes is not None:
+            self.wanted = {scope.path: set() for scope in view}
+            for path, index in only_nodes:
+                self.wanted.setdefault(path, set()).add(index)
         asked = [Target(target) if isinstance(target, str) else target for target in targets]
         self.targets = {target.name: target for target in asked}
         names = view.main.fresh_names()
@@ -125,14 +131,15 @@ class _Pass:
         if self.not_for(rule) is not None:
             return
         start = time.process_time()
-        if not rule.patterns and self.only_nodes is None:
+        if not rule.patterns and self.wanted is None:
             stats.tried = stats.matched = stats.applied = 1
             request, decided = ask_for_model(rule, self.view)
             self.decider.requests.append(request)
             self.records.append(decided)
         for scope in self.scopes:
             before = scope.matcher.exhausted
-            for _, matches in scope.finder.tries(rule):
+            wanted = None if self.wanted is None else self.wanted[scope.matcher.scope.path]
+            for _, matches in scope.finder.tries(rule, wanted):
                 stats.tried += 1
                 record = self._at(rule, scope, matches)
                 if record is not None:
@@ -155,6 +162,4 @@ class _Pass:
         return refused
 
     def _is_wanted(self, match: Match) -> bool:
-        if self.only_nodes is None:
-            return True
-        return any((match.scope.path, index) in self.only_nodes for index in match.nodes)
+        return self.wanted is None or not self.wanted[match.scope.path].isdisjoint(match.nodes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
 from typing import Any
 
 import numpy as np
@@ -54,6 +55,11 @@ class Copies:
         if isinstance(binding.value, tuple) and any(isinstance(item, gs.Tensor) for item in binding.value):
             further = [self._tensor(item) for item in binding.value]
         return self._tensor(binding.tensor), self._uses(binding.uses), written, further
+
+    def touches(self, row: int, wanted: Set[int]) -> bool:
+        """Whether one of these nodes is inside the match there."""
+        nodes = self._nodes_there[row]
+        return any(nodes[column] in wanted for column in self._inside)
 
     def at(self, row: int) -> Match:
         """The match at one of the nodes."""

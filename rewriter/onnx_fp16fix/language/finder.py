@@ -5,7 +5,7 @@ same around them, so the matcher looks once and the match is carried over to the
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import Final
@@ -69,8 +69,11 @@ class Finder:
         if self._families:
             self._alone = OpIndex(self.scope, self.matcher.sketches, among=alone)
 
-    def tries(self, rule: Rule) -> Iterator[tuple[int, Iterable[Match]]]:
-        """Nodes where the rule may match, in order, each with its matches there: one an alternative, when asked."""
+    def tries(self, rule: Rule, wanted: Set[int] | None = None) -> Iterator[tuple[int, Iterable[Match]]]:
+        """Nodes where the rule may match, in order, each with its matches there: one an alternative, when asked.
+
+        Matches without any ``wanted`` node may be left out.
+        """
         families = [family for family in self._families if rule.id in family.found]
         index = self._alone if _may_be_shared(rule) else self.index
         alone = alternatives(rule.patterns, rule.variables, index)
@@ -88,7 +91,7 @@ class Finder:
                 Copies(self.scope, match, family.footprint, family.tensors) for match in family.found[rule.id]
             ]
             sites += [
-                (node, lambda row=row, copies=copies: (copy.at(row) for copy in copies))  # type: ignore[misc]
+                (node, lambda row=row, copies=copies: _copied(copies, row, wanted))  # type: ignore[misc]
                 for row, node in enumerate(family.nodes.tolist())
             ]
         for node, matches in sorted(sites, key=itemgetter(0)):
@@ -178,6 +181,10 @@ class _Survey:
             return None
         same, tensors = seen.of(nodes)
         return _Family(nodes[same], tensors, seen, found, given_up)
+
+
+def _copied(copies: Sequence[Copies], row: int, wanted: Set[int] | None) -> Iterator[Match]:
+    return (copy.at(row) for copy in copies if wanted is None or copy.touches(row, wanted))
 
 
 def _all_matches(

@@ -22,15 +22,15 @@ LANGUAGE = "fp16fix/1"
 """Language version a file must name in its first key."""
 
 
-def load_rules(sources: Sequence[str | Path]) -> tuple[Rule, ...]:
+def load_rules(sources: Sequence[str | Path], *, cases: bool = True) -> tuple[Rule, ...]:
     """Rules of files, folders (searched below), and packs (``pack:norm`` is a shipped family, ``pack:all`` all of them,
     any other name that of an installed pack).
 
-    A text may hold several sources with commas between. A rule reached twice counts once. Raises RuleFileError with
-    all problems of all files.
+    A text may hold several sources with commas between. A rule reached twice counts once. ``cases``: with those that
+    prove them. Raises RuleFileError with all problems of all files.
     """
     problems: list[Problem] = []
-    loader = _Loader(problems)
+    loader = _Loader(problems, cases=cases)
     for source in sources:
         parts = source.split(",") if isinstance(source, str) and not Path(source).exists() else [str(source)]
         for part in filter(None, (part.strip() for part in parts)):
@@ -43,8 +43,8 @@ def load_rules(sources: Sequence[str | Path]) -> tuple[Rule, ...]:
 
 @cache
 def shipped_rules() -> tuple[Rule, ...]:
-    """All shipped rules, read when first asked for."""
-    return load_rules(["pack:all"])
+    """All shipped rules, read when first asked for; without their cases, which nobody needs who only uses them."""
+    return load_rules(["pack:all"], cases=False)
 
 
 def select_rules(rules: Iterable[Rule], select: Sequence[str]) -> tuple[Rule, ...]:
@@ -82,8 +82,8 @@ _LISTED = "'onnx-fp16fix rules list' shows all of them"
 
 
 class _Loader:
-    def __init__(self, problems: list[Problem]) -> None:
-        self.problems = problems
+    def __init__(self, problems: list[Problem], *, cases: bool) -> None:
+        self.problems, self.cases = problems, cases
         self.rules: list[Rule] = []
         self.sources = Sources(problems, self._document)
         self.claimed: dict[str, Place] = {}
@@ -111,7 +111,7 @@ class _Loader:
             self.sources.used(item.text, path, item.place)
         for entry in fields.items("rules"):
             self._claim(entry)
-            rule = build_rule(entry, self.problems)
+            rule = build_rule(entry, self.problems, cases=self.cases)
             if rule is not None:
                 self.rules.append(rule)
 
@@ -157,6 +157,6 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 
 def _shipped_ids() -> set[str]:
-    loader = _Loader([])
+    loader = _Loader([], cases=False)
     loader.sources.named("pack:all")
     return {rule.id for rule in loader.rules}

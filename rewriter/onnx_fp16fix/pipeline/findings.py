@@ -30,6 +30,10 @@ __all__ = [
 ]
 
 
+_NONE = Plan()
+"""What is decided about a scope that no plan covers."""
+
+
 def plan_findings(
     view: GraphView,
     plan: Plan,
@@ -50,7 +54,7 @@ def _scope_findings(
     scope: ScopeView, plan: Plan, status: FindingStatus, half: FloatType, answer: Callable[[Risk], str]
 ) -> list[Finding]:
     seen: set[tuple[str, str]] = set()
-    findings = []
+    findings, where = [], place_of(scope)
     for risk in plan.risks:
         if (risk.kind, risk.tensor) in seen:
             continue
@@ -63,7 +67,7 @@ def _scope_findings(
                 severity="error" if risk.kind == "overflow" else "warning",
                 status=status,
                 message=f"{risk.message}: {answer(risk)}",
-                scope=place_of(scope),
+                scope=where,
                 node=node.label,
                 tensor=risk.tensor,
                 facts={name: value for name, value in risk.facts.items() if math.isfinite(value)},
@@ -75,7 +79,7 @@ def _scope_findings(
 
 def plan_remedy(scope: ScopeView, plans: Mapping[ScopePath, Plan], risk: Risk, half: FloatType) -> str:
     """What the plans, by scope, do about a risk in ``scope``, in words."""
-    plan, node = plans.get(scope.path, Plan()), scope.nodes[risk.node]
+    plan, node = plans.get(scope.path, _NONE), scope.nodes[risk.node]
     slots = [(risk.node, slot) for slot, tensor in enumerate(node.inputs) if tensor.name == risk.tensor]
     if any(slot in plan.raised for slot in slots):
         return f"raised to {half.label}'s smallest value"
@@ -93,7 +97,7 @@ def plan_remedy(scope: ScopeView, plans: Mapping[ScopePath, Plan], risk: Risk, h
 
 def _stored(path: ScopePath, plans: Mapping[ScopePath, Plan], tensor: str) -> int | None:
     """The exponent of a tensor of this scope or of one around it, None if no plan names it."""
-    around = (plans.get(path[:depth], Plan()) for depth in range(len(path), -1, -1))
+    around = (plans.get(path[:depth], _NONE) for depth in range(len(path), -1, -1))
     found = (plan.exponents.get(tensor, plan.entries.get(tensor)) for plan in around)
     return next((exponent for exponent in found if exponent is not None), None)
 

@@ -33,12 +33,13 @@ def refuse_old_opset(model: Model, half: FloatType) -> None:
 def late_forms(scope: ScopeView, half: FloatType) -> str | None:
     """A sentence about nodes that stay FP32 because the model's opset is too old for them; None if there are none."""
     late: dict[str, int] = {}
-    for node in scope.nodes:
-        if not any(scope.dtype(tensor.name) == TensorProto.FLOAT for tensor in node.outputs):
-            continue
-        since = first_opset(node.domain, node.op, half)
-        if since is not None and since > scope.model.opset_of(node.domain):
-            late[node.op] = since
+    since = {key: first_opset(*key, half) for key in {(node.domain, node.op) for node in scope.nodes}}
+    newer = {key: n for key, n in since.items() if n is not None and n > scope.model.opset_of(key[0])}
+    for node in scope.nodes if newer else ():
+        if (node.domain, node.op) in newer and any(
+            scope.dtype(tensor.name) == TensorProto.FLOAT for tensor in node.outputs
+        ):
+            late[node.op] = newer[node.domain, node.op]
     if not late:
         return None
     ops = ", ".join(f"{op} (opset {since})" for op, since in sorted(late.items()))
