@@ -31,6 +31,8 @@ class FloatType:
     bits: int
     least: int
     max: float
+    target: str = ""
+    """What the model is made for, where that has not all kernels of the type; see ``operators.kernels``."""
 
     @property
     def min_normal(self) -> float:

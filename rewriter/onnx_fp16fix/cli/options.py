@@ -173,7 +173,8 @@ trust_rules = click.option(
 made_for = click.option(
     "--target",
     metavar="T[:V]",
-    help="What the model is made for: tensorrt:11.2, tensorrt-rtx, ... Rules for that target apply.",
+    help="What the model is made for: tensorrt:11.2, tensorrt-rtx, onnxruntime-cuda (BF16 kernels it has), ... "
+    "Rules for that target apply.",
 )
 no_verify = click.option("--no-verify", is_flag=True, help="Write without proof.")
 

@@ -3,6 +3,7 @@
 from onnx_fp16fix.model import is_contrib
 from onnx_fp16fix.operators import contrib, elementwise, linear, normalization, reduction, shape
 from onnx_fp16fix.operators.cost import flops
+from onnx_fp16fix.operators.kernels import TARGETS, has_kernel
 from onnx_fp16fix.operators.relation import (
     AttributeScale,
     Equation,
@@ -19,6 +20,7 @@ from onnx_fp16fix.operators.types import FloatSlots, first_opset, float_slots, h
 __all__ = [
     "OPS",
     "SCALED_ATTRIBUTES",
+    "TARGETS",
     "AttributeScale",
     "Equation",
     "FloatSlots",
@@ -31,6 +33,7 @@ __all__ = [
     "float_slots",
     "flops",
     "hands_on",
+    "has_kernel",
     "inp",
     "out",
     "relation_of",

@@ -10,6 +10,7 @@ import onnx
 
 from onnx_fp16fix.half import FP16, FloatType, Half
 from onnx_fp16fix.model import contrib_slots
+from onnx_fp16fix.operators.kernels import has_kernel
 
 __all__ = ["FloatSlots", "first_opset", "float_slots", "hands_on"]
 
@@ -111,7 +112,7 @@ def float_slots(
         if half is not FP16:
             return _NONE  # few kernels of ONNX Runtime's own ops have BFLOAT16
         return FloatSlots(True, own[0] & frozenset(range(inputs)), own[1] & frozenset(range(outputs)))
-    if op in _FP32_ONLY or op in _FP32_FOR[half.name] or not opset:
+    if op in _FP32_ONLY or op in _FP32_FOR[half.name] or not opset or not has_kernel(op, opset, half):
         return _NONE
     return _slots(domain, op, opset, inputs, outputs, f"tensor({half.suffix})")
 

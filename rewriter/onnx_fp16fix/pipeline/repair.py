@@ -34,7 +34,7 @@ from onnx_fp16fix.pipeline.planning import budget_findings, planned, settle, wit
 from onnx_fp16fix.pipeline.prepare import ModelSource, Run, calibrated, inline_functions
 from onnx_fp16fix.pipeline.replay import locked, replay
 from onnx_fp16fix.pipeline.rules import RuleStage, requests_to_plan, rule_loader
-from onnx_fp16fix.pipeline.state import Io, Precision, State, by_scope, emit, type_for
+from onnx_fp16fix.pipeline.state import Io, Precision, State, by_scope, emit, made_for, type_for
 from onnx_fp16fix.pipeline.targets import apply_rules, asked_targets
 from onnx_fp16fix.pipeline.trust import refuse_unproven
 from onnx_fp16fix.pipeline.wishes import Names, Targets, gather_wishes
@@ -83,6 +83,7 @@ def fix(
     measuring again. ``rules``: files, folders or packs, all shipped rules if None; the islands they ask for are kept.
     A rule of the user's own whose quick proof fails is refused unless ``trust_rules``.
     ``target``: what the model is made for (``tensorrt:11.2``): rules for this target come first; see ``Target``.
+    ``onnxruntime-cuda`` leaves in FP32 what its provider has no BF16 kernel of.
     ``precision="bf16"`` plans for BF16 and types in it; ``io`` is then "fp32" or "bf16". ``precision="fp32"`` gives the
     rescaled FP32 model for weakly typed engines, judged as FP16 with those layers in FP32 that the sidecar files name.
     ``tolerance``: largest relative L2 error of an output in simulated FP16; None is 1e-2 (BF16: 8e-2), or more (with a
@@ -120,6 +121,7 @@ def fix(
     stage = RuleStage(
         chosen, margin, wishes.allow or DEFAULT_ALLOWED, targets=asked_targets(target, rules, chosen, half)
     )
+    half = made_for(half, target)
     run = Run("fix", model, data, progress, samples, seed, ranges, kernels=kernels)
     refuse_old_opset(run.model, half)
     refuse_unproven(run, stage, rules, trusted=trust_rules)
@@ -253,6 +255,7 @@ def apply(
     stage = RuleStage(
         chosen, margin, allowed, explain_misses, targets=asked_targets(target, rules, chosen, half)
     )
+    half = made_for(half, target)
     run = Run("apply", model, data, progress, samples, seed, ranges, kernels=kernels)
     refuse_old_opset(run.model, half)
     refuse_unproven(run, stage, rules, trusted=trust_rules)

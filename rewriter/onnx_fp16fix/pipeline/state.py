@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from pydantic import JsonValue
@@ -14,7 +14,9 @@ from onnx_fp16fix.document import Finding, PlanEntry, RunDocument
 from onnx_fp16fix.emit import Rescaled, convert, half_borders, rescale, share_constants
 from onnx_fp16fix.graph import GraphView, ScopeView, ViewNode, build_view
 from onnx_fp16fix.half import BF16, FP16, FloatType
+from onnx_fp16fix.language import parse_target
 from onnx_fp16fix.model import Model, ScopePath
+from onnx_fp16fix.operators import TARGETS
 from onnx_fp16fix.pipeline.decisions import plan_entry
 from onnx_fp16fix.pipeline.findings import constant_findings
 from onnx_fp16fix.pipeline.headroom import Analysis
@@ -25,7 +27,7 @@ from onnx_fp16fix.plan.facts import Facts
 from onnx_fp16fix.sidecar import named_layers, sidecar_texts
 from onnx_fp16fix.wording import counted, spelled
 
-__all__ = ["Emitted", "Io", "Precision", "State", "by_scope", "emit", "type_for"]
+__all__ = ["Emitted", "Io", "Precision", "State", "by_scope", "emit", "made_for", "type_for"]
 
 Precision = Literal["fp16", "bf16", "fp32"]
 Io = Literal["fp32", "fp16", "bf16"]
@@ -72,6 +74,12 @@ class State:
 def type_for(precision: Precision) -> FloatType:
     """The type to plan for; what weakly typed engines make of an FP32 model is FP16."""
     return BF16 if precision == "bf16" else FP16
+
+
+def made_for(half: FloatType, target: str | None) -> FloatType:
+    """The type as the target that a user names has it."""
+    name = "" if target is None else parse_target(target, half.name).name
+    return replace(half, target=name) if (name, half.name) in TARGETS else half
 
 
 def by_scope(

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from onnx_fp16fix.operators import first_opset, inp, out
+from onnx_fp16fix.half import FloatType
+from onnx_fp16fix.operators import first_opset, has_kernel, inp, out
+from onnx_fp16fix.plan.facts import NodeView
 from onnx_fp16fix.plan.plan import Slot
 from onnx_fp16fix.plan.problem import Problem
 
@@ -23,10 +25,7 @@ def reason_for_fp32(
     if index in problem.forced:
         return problem.forced[index]
     if not view.slots.fp16:
-        half = problem.facts.half
-        since = first_opset(view.node.domain, view.op, half)
-        later = f" before opset {since}" if since is not None and since > view.opset else ""
-        return f"{view.op} has no {half.label} form{later}"
+        return _no_form(view, problem.facts.half)
     facts = problem.facts
     for slot in range(view.count("out")):
         tensor = view.tensor(out(slot))
@@ -50,6 +49,15 @@ def reason_for_fp32(
             return f"{inner.what} reaches {inner.magnitude:.4g}"
     lost = _lost(problem, index, exponents, operands, muls)
     return lost or "its neighbours are FP32: staying with them saves casts"
+
+
+def _no_form(view: NodeView, half: FloatType) -> str:
+    """Why the op cannot run in the type at all."""
+    if half.target and not has_kernel(view.op, view.opset, half):
+        return f"{half.target} has no {half.label} kernel of {view.op} in opset {view.opset}"
+    since = first_opset(view.node.domain, view.op, half)
+    later = f" before opset {since}" if since is not None and since > view.opset else ""
+    return f"{view.op} has no {half.label} form{later}"
 
 
 def _lost(
