@@ -72,7 +72,7 @@ def _large(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("gains", [(1e5,), (1e5, 3e6, 1.0)])
 @pytest.mark.parametrize("join", [False, True])
 def test_pieces_cost_what_the_whole_costs(gains: tuple[float, ...], join: bool) -> None:
-    model = _blocks(12, gains, join, step=1)
+    model = _blocks(24, gains, join)
     counts = list[int]()
     groups = seams._Cut.groups
 

@@ -18,12 +18,13 @@ class TensorView:
     """A float tensor.
 
     ``key``: its identity. ``range``, ``lowest``, ``typical``: see ``Facts``. ``maker``: index of the node that
-    makes it, ``half``: whether it is made in FP16 where that node runs in FP16. ``readers``: (index, slot) of the nodes
-    that read it. ``nodes``: indices of all these; none of a constant, whose exponent is the reader's own.
+    makes it, ``slot``: at which output, ``half``: whether it is made in FP16 where that node runs in FP16.
+    ``readers``: (index, slot) of the nodes that read it. ``nodes``: indices of all these; none of a constant, whose
+    exponent is the reader's own.
     """
 
     __slots__ = (
-        "constant", "half", "key", "lowest", "maker", "nodes", "range", "readers", "tensor", "typical"
+        "constant", "half", "key", "lowest", "maker", "nodes", "range", "readers", "slot", "tensor", "typical"
     )  # fmt: skip
 
     def __init__(self, tensor: gs.Tensor, facts: Facts) -> None:
@@ -37,10 +38,11 @@ class TensorView:
         )
         producer = scope.producer(tensor)
         self.maker: int | None = None
-        self.half = False
+        self.half, self.slot = False, 0
         if producer is not None:
             self.maker = producer.index
-            self.half = facts.node_view(producer).is_half(out(producer.output_slot(tensor)))
+            self.slot = producer.output_slot(tensor)
+            self.half = facts.node_view(producer).is_half(out(self.slot))
         self.readers = [(node.index, slot) for node, slot in scope.consumers(tensor)]
         self.nodes: frozenset[int] = frozenset()
         if not self.constant:

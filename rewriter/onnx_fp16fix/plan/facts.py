@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -24,6 +24,8 @@ __all__ = ["BORDER", "Facts", "NodeView"]
 BORDER = "fp16fix.border"
 """Domain of the nodes that stand for what crosses the border of a body; see ``joint``."""
 
+_FEW = 64
+"""Elements of a constant that is compared with others before it is measured."""
 _IN = tuple(inp(slot) for slot in range(64))
 _OUT = tuple(out(slot) for slot in range(64))
 
@@ -136,6 +138,8 @@ class Facts:
     margin: float = 2.0
     half: FloatType = FP16
     _ranges: dict[int, TensorRange] = field(default_factory=dict)
+    _equal: dict[Hashable, TensorRange] = field(default_factory=dict)
+    """Of small constants, by their values: graphs hold the same biases and epsilons again and again."""
     _constant: dict[int, bool] = field(default_factory=dict)
     _float: dict[int, bool] = field(default_factory=dict)
     _views: dict[int, NodeView] = field(default_factory=dict)
@@ -216,9 +220,18 @@ class Facts:
         entry = self._ranges.get(id(tensor))
         if entry is None:
             constant = self.is_constant(tensor)
-            entry = constant_range(self.scope.constant(tensor)) if constant else self._measured(tensor)
+            entry = self._constant_range(tensor) if constant else self._measured(tensor)
             self._ranges[id(tensor)] = entry
         return entry
+
+    def _constant_range(self, tensor: gs.Tensor) -> TensorRange:
+        values = self.scope.constant(tensor)
+        if values is None or values.size > _FEW:
+            return constant_range(values)
+        key = values.dtype, values.shape, values.tobytes()
+        if (found := self._equal.get(key)) is None:
+            found = self._equal[key] = constant_range(values)
+        return found
 
     def key(self, tensor: gs.Tensor) -> str:
         """What plans call the tensor."""

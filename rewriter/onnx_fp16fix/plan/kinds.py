@@ -31,28 +31,33 @@ class Kinds:
 
     def __init__(self, region: Problem) -> None:
         self.region = region
-        self._relations: dict[Hashable, int] = {}
+        self._numbers: dict[Hashable, int] = {}
+        """Of all that was said of a node, an operand or a tensor: kinds made of numbers are small."""
 
     def piece(self, nodes: Sequence[int]) -> Piece:
         """The nodes, in rising order, as a piece."""
-        region, kind = self.region, list[Hashable]()
+        region, numbers_of, kind = self.region, self._numbers, list[int]()
+
+        def say(what: Hashable) -> None:
+            kind.append(numbers_of.setdefault(what, len(numbers_of)))
+
         place = {index: number for number, index in enumerate(nodes)}
         tensors: dict[int, TensorView] = {}
         numbers: dict[int, int] = {}
         for index in nodes:
             view = region.views[index]
-            kind.append(self._node(view))
+            say(self._node(view))
             for edge in view.edges.values():
                 value = edge.value
                 if value.constant:
-                    kind.append((edge.operand, edge.movable, *self._constant(view, edge, place)))
+                    say((edge.operand, edge.movable, *self._constant(view, edge, place)))
                     continue
                 number = numbers.get(value.key)
                 if number is None:
                     number = numbers[value.key] = len(numbers)
                     tensors[value.key] = value
-                    kind.append(self._tensor(value, place))
-                kind.append((edge.operand, edge.movable, edge.half, number, *self._read(view, edge)))
+                    say(self._tensor(value, place))
+                say((edge.operand, edge.movable, edge.half, number, *self._read(view, edge)))
         return Piece(tuple(nodes), tuple(tensors.values()), tuple(kind))
 
     def _node(self, view: NodeView) -> Hashable:
@@ -72,7 +77,7 @@ class Kinds:
             if entry.magnitude > 0
         )
         key = relation.equations, relation.free, relation.saturating, inner
-        return self._relations.setdefault(key, len(self._relations))
+        return self._numbers.setdefault(key, len(self._numbers))
 
     def _constant(self, view: NodeView, edge: Edge, place: Mapping[int, int]) -> tuple[Hashable, ...]:
         """A constant operand; its exponent is the node's own."""

@@ -77,8 +77,7 @@ class Problem:
     def made_at(self, value: TensorView) -> Edge:
         """The tensor as an operand of the node that makes it."""
         assert value.maker is not None
-        view = self.views[value.maker]
-        return view.edges[out(view.node.output_slot(value.tensor))]
+        return self.views[value.maker].edges[out(value.slot)]
 
     def precision(self, node: int) -> Terms:
         """f_n as an expression."""

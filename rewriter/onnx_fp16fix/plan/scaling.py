@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TypeVar
 
 import numpy as np
@@ -128,7 +129,29 @@ class _Unknowns:
         return low, high
 
     def _priced(self, places: Ints) -> Floats:
-        """Price of each value from -reach to reach of the given unknowns, steps left out; inf out of bounds."""
+        """Price of each value from -reach to reach of the given unknowns, steps left out; inf out of bounds.
+
+        Unknowns with the same demands have the same prices: repeated layers are priced once.
+        """
+        position = np.full(len(self.low), -1)
+        position[places] = np.arange(len(places))
+        chosen = np.flatnonzero(position[self.unknown] >= 0)
+        owner = position[self.unknown[chosen]]
+        order = np.argsort(owner, kind="stable")
+        demands = np.stack([self.slope[chosen], self.offset[chosen], self.price[chosen]], axis=1)[order]
+        ends = np.cumsum(np.bincount(owner, minlength=len(places))).tolist()
+        bounds = np.stack([self.low[places], self.high[places]], axis=1)
+        kinds: dict[tuple[bytes, bytes], int] = {}
+        first, kind = list[int](), list[int]()
+        for place, (start, end) in enumerate(pairwise([0, *ends])):
+            number = kinds.setdefault((demands[start:end].tobytes(), bounds[place].tobytes()), len(first))
+            if number == len(first):
+                first.append(place)
+            kind.append(number)
+        prices: Floats = self._each_priced(places[first])[kind]
+        return prices
+
+    def _each_priced(self, places: Ints) -> Floats:
         values = np.arange(-self.reach, self.reach + 1)
         prices = np.zeros((len(places), len(values)))
         position = np.full(len(self.low), -1)

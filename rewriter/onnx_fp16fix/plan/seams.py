@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Sequence, Set
 from dataclasses import dataclass, field
+from itertools import count
 
 from onnx_fp16fix.operators import inp
 from onnx_fp16fix.plan.build import build_problem
@@ -22,8 +23,8 @@ from onnx_fp16fix.plan.variables import moved_by
 
 __all__ = ["Answer", "solve_in_pieces"]
 
-_ROUNDS = 4
-"""Rounds of joining pieces; in the last one all are joined."""
+_ROUNDS = 3
+"""Rounds of joining pieces; then all are joined."""
 
 
 @dataclass
@@ -55,16 +56,21 @@ def solve_in_pieces(region: Problem, time_limit: float | None) -> Answer | None:
     cut, kinds = _Cut(region), Kinds(region)
     pieces: dict[tuple[int, ...], Piece] = {}
     known: dict[Hashable, tuple[Piece, Answer]] = {}
-    for turn in range(1, _ROUNDS + 1):
+    for turn in count(1):
         groups = cut.groups()
-        for nodes in groups:
-            if nodes not in pieces:
-                pieces[nodes] = kinds.piece(nodes)
-        new = {pieces[nodes].kind: pieces[nodes] for nodes in reversed(groups)}
-        found = _solved(region, [piece for kind, piece in new.items() if kind not in known], time_limit)
-        if found is None:
+        if len(groups) == 1:
+            answers = _solved([region], time_limit)
+            return None if answers is None else answers[0]
+        pieces |= {nodes: kinds.piece(nodes) for nodes in groups if nodes not in pieces}
+        unlike = {pieces[nodes].kind: pieces[nodes] for nodes in reversed(groups)}
+        if 2 * sum(len(piece.nodes) for piece in unlike.values()) > len(region.nodes):
+            cut.join(cut.seams)  # little repeats, and one program is made sooner than many
+            continue
+        new = [piece for kind, piece in unlike.items() if kind not in known]
+        answers = _solved([region.blank(frozenset(piece.nodes)) for piece in new], time_limit)
+        if answers is None:
             return None
-        known |= found
+        known |= {piece.kind: (piece, answer) for piece, answer in zip(new, answers, strict=True)}
         whole = Answer()
         for nodes in groups:
             like, answer = known[pieces[nodes].kind]
@@ -72,24 +78,20 @@ def solve_in_pieces(region: Problem, time_limit: float | None) -> Answer | None:
         torn = cut.torn(whole.solution.fp32)
         if not torn:
             return whole
-        cut.join(torn if turn < _ROUNDS - 1 else cut.seams)
+        cut.join(torn if turn < _ROUNDS else cut.seams)
     return None
 
 
-def _solved(
-    region: Problem, pieces: Sequence[Piece], time_limit: float | None
-) -> dict[Hashable, tuple[Piece, Answer]] | None:
-    built = [build_problem(region.blank(frozenset(piece.nodes))) for piece in pieces]
+def _solved(problems: Sequence[Problem], time_limit: float | None) -> list[Answer] | None:
+    """The answer of each; None where one has none."""
+    built = [build_problem(problem) for problem in problems]
     values = solve_each([problem.program for problem in built], time_limit)
     if values is None:
         return None
-    return {
-        piece.kind: (
-            piece,
-            Answer(Solution.of(problem, own), set(problem.exponent), set(problem.result)),
-        )
-        for piece, problem, own in zip(pieces, built, values, strict=True)
-    }
+    return [
+        Answer(Solution.of(problem, own), set(problem.exponent), set(problem.result))
+        for problem, own in zip(built, values, strict=True)
+    ]
 
 
 class _Cut:
