@@ -26,7 +26,8 @@ def build_problem(problem: Problem, *, max_fp32_flops: float | None = None) -> P
     """Variables and rows for the nodes of ``problem``, in a copy of it; everything outside stays FP16 at the exponents
     of ``fixed``.
 
-    ``max_fp32_flops``: share of all FLOPs that FP32 may have.
+    Whatever is asked here about a node or a tensor has to be in its kind (``kinds``), or pieces that differ would count
+    as alike. ``max_fp32_flops``: share of all FLOPs that FP32 may have.
     """
     problem = problem.blank()
     nodes = sorted(problem.nodes)

@@ -94,13 +94,10 @@ class Kinds:
         tolerant = edge.value.key in region.tolerant and passes_overflow(
             region.facts, view.node, edge.slot, region.tolerant
         )
-        room = region.rooms.operand((view.node.index, edge.slot), edge.value.key)
-        return (
-            edge.either,
-            tolerant,
-            view.numel(edge.operand) if may_shift(region, view, edge) else None,
-            room,
-        )
+        slot = view.node.index, edge.slot
+        shift = view.numel(edge.operand) if may_shift(region, view, edge) else None
+        room = region.rooms.operand(slot, edge.value.key)
+        return edge.either, tolerant, shift, room, slot in region.need.readers
 
     def _tensor(self, value: TensorView, place: Mapping[int, int]) -> Hashable:
         region, need = self.region, self.region.need
