@@ -115,7 +115,7 @@ class _Search:
         heavy = sorted(self._origin.keys() - set(cheap))
         least = self._simulated.error(self._kept.union(cheap))
         if least <= limit:
-            heavy, threshold = [], max(aim, least + _ROOM * (limit - least))
+            heavy, threshold = [], max(aim, least + _ROOM * (min(limit, error) - least))
         elif products:
             threshold = limit
         else:
