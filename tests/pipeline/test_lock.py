@@ -218,6 +218,47 @@ def test_verification_of_a_locked_result(files: Path) -> None:
     lock.write_text(text.replace("exponent: ", "exponent: 0 # "), encoding="utf-8")
     broken = onnx_fp16fix.apply(files / "m.onnx", lock, tensorrt="off")
     assert broken.run.exit_code == 4
+    assert any("the lock was edited" in text for text in broken.run.warnings)
+
+
+def test_a_lock_of_another_version_is_told_where_it_matters(files: Path) -> None:
+    lock, ours = files / "l.yaml", f"version: {onnx_fp16fix.__version__}"
+    text = onnx_fp16fix.fix(files / "m.onnx", {"x": X}, tensorrt="off").lock()
+    assert ours in text
+    old = text.replace(ours, "version: 0.0.9")
+    lock.write_text(old, encoding="utf-8")
+    assert onnx_fp16fix.apply(files / "m.onnx", lock).run.warnings == []  # the same bytes
+    digest = read_lock(lock).result
+    lock.write_text(old.replace(digest, "0" * len(digest)), encoding="utf-8")
+    other = onnx_fp16fix.apply(files / "m.onnx", lock, tensorrt="off")
+    assert any("version 0.0.9 wrote it" in warning for warning in other.run.warnings)
+    assert other.verification is not None
+    assert other.verification.passed
+    unproven = onnx_fp16fix.apply(files / "m.onnx", lock, verify=False).run.warnings
+    assert unproven[-1] == "the result was not verified"
+
+
+def test_a_lock_of_a_later_format_is_refused(files: Path) -> None:
+    lock = files / "l.yaml"
+    text = onnx_fp16fix.fix(files / "m.onnx", {"x": X}, tensorrt="off").lock()
+    later = text.replace("fp16fix-lock/1", "fp16fix-lock/2").replace("plan:", "plane:")
+    lock.write_text(later.replace(onnx_fp16fix.__version__, "9.1"), encoding="utf-8")
+    with pytest.raises(RuleFileError, match="LOCK-VERSION") as caught:
+        onnx_fp16fix.apply(files / "m.onnx", lock)
+    assert "use onnx-fp16fix 9.1" in str(caught.value.problems[0].hint)
+
+
+def test_a_model_that_changed_since_is_told_by_both_hashes(files: Path) -> None:
+    lock = files / "l.yaml"
+    lock.write_text(onnx_fp16fix.fix(files / "m.onnx", {"x": X}, tensorrt="off").lock(), encoding="utf-8")
+    before = hashlib.sha256((files / "m.onnx").read_bytes()).hexdigest()
+    changed = onnx.load(files / "m.onnx")
+    changed.graph.node[0].name = "renamed"
+    onnx.save(changed, files / "m.onnx")
+    after = hashlib.sha256((files / "m.onnx").read_bytes()).hexdigest()
+    with pytest.raises(RuleFileError, match="LOCK-MODEL") as caught:
+        onnx_fp16fix.apply(files / "m.onnx", lock)
+    assert f"'m.onnx' with sha256 {before}, and this one has {after}" in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,8 @@ from onnx_fp16fix.plan.channel_scales import ChannelScale
 
 __all__ = ["LOCK", "Lock", "Step", "find_lock", "lock_text", "read_lock"]
 
-LOCK: Final = "fp16fix-lock/1"
+_SCHEMA: Final = "fp16fix-lock/"
+LOCK: Final = _SCHEMA + "1"
 _HEAD = 256
 """Characters in which the schema must show: the first line after comments."""
 
@@ -69,7 +70,7 @@ def find_lock(rules: object) -> Path | None:
         return None
     with Path(rules).open("rb") as stream:
         head = stream.read(_HEAD).decode("utf-8", errors="replace")
-    return Path(rules) if f"schema: {LOCK}" in head else None
+    return Path(rules) if f"schema: {_SCHEMA}" in head else None
 
 
 def lock_text(lock: Lock, scope: ScopeView) -> str:
@@ -92,9 +93,13 @@ def lock_text(lock: Lock, scope: ScopeView) -> str:
 
 
 def read_lock(path: Path) -> Lock:
-    """Raises RuleFileError (LOCK-READ) for a file that is damaged."""
+    """Raises RuleFileError: LOCK-READ for a file that is damaged, LOCK-VERSION for one of a later format."""
     try:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if document["schema"] != LOCK:
+            found = f"has the schema {document['schema']!r}, and version {__version__} reads {LOCK!r}"
+            hint = f"use onnx-fp16fix {document['tool']['version']}, which wrote it, or run fix again"
+            raise RuleFileError(Problem("LOCK-VERSION", found, file=str(path), hint=hint))
         result, plan = document["result"], document["plan"]
         return Lock(
             model=document["model"]["digest"],

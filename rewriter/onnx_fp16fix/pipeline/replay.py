@@ -91,9 +91,7 @@ def replay(
         "apply", model, data, progress, samples, seed, measures=False, kernels=kernels, forced=lock.forced
     )
     if (digest := content_digest(run.model)) != lock.model:
-        raise _other_model(lock, path, digest)
-    if lock.version != __version__:
-        run.warn(f"the lock was written by version {lock.version}, this is {__version__}")
+        raise _other_model(lock, path, digest, run)
     try:
         changed = inline_functions(run.model)
         for step in lock.steps:
@@ -108,12 +106,14 @@ def replay(
         problem = Problem("LOCK-READ", f"does not fit its model, was it edited? {error}", file=str(path))
         raise RuleFileError(problem) from error
     same = content_digest(emitted.result) == lock.result
+    if not same:
+        run.warn(f"this is not the model that fix made with the lock: {_why_other(lock)}")
     if verify and (data is not None or not same):
         limits = Tolerances(lock.fp16 if tolerance is None else tolerance, lock.fp32)
         typed = simulate(run, emit(run, state, "fp16", "fp32")) if lock.precision == "fp32" else None
         return conclude(run, state, emitted, limits, verify, tensorrt, typed)
     if not same:
-        run.warn("the result is not the one that the lock was written for, and was not verified")
+        run.warn("the result was not verified")
     elif not lock.verified:
         run.warn("fix did not verify this result when it wrote the lock")
     if tolerance is not None and data is None:
@@ -142,8 +142,17 @@ def _refuse_options(lock: Lock, path: Path, asked: Mapping[str, object]) -> None
         raise UsageError(problems)
 
 
-def _other_model(lock: Lock, path: Path, digest: str) -> RuleFileError:
+def _why_other(lock: Lock) -> str:
+    if lock.version == __version__:
+        return "the lock was edited, or an unreleased version wrote it; fix makes another one"
+    return f"version {lock.version} wrote it, and {__version__} writes such models differently"
+
+
+def _other_model(lock: Lock, path: Path, digest: str, run: Run) -> RuleFileError:
     origin = f": it was made for {lock.origin()}" if lock.origin() else ""
+    entry = run.document.model
+    if origin and entry is not None and entry.sha256 and entry.sha256 != lock.sha256:
+        origin += f", and this one has {entry.sha256}"
     if digest == lock.result:
         found = f"this model is what the lock makes already{origin}"
         hint = "nothing is left to do; to make it again, give the model from before"
