@@ -9,8 +9,8 @@ from onnx_fp16fix.pipeline.floor import to_bits
 from onnx_text import model
 
 # a sine of angles around 1e4, computed from features: FP16 holds the features to about 4
-TEXT = "(float[4,8] x) => (float[4,8] y) { h = MatMul(x, w) r = Relu(h) y = Sin(r) }"
-FEED = {"x": np.random.default_rng(0).standard_normal((4, 8)).astype(np.float32)}
+TEXT = "(float[16,8] x) => (float[16,8] y) { h = MatMul(x, w) r = Relu(h) y = Sin(r) }"
+FEED = {"x": np.random.default_rng(0).standard_normal((16, 8)).astype(np.float32)}
 
 
 def proto():
