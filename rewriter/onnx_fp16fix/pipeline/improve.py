@@ -88,12 +88,13 @@ def _rewritten(run: Run, state: State, stage: RuleStage, wishes: Wishes, nodes: 
     """
     with run.progress.step("rules"):
         trial = stage.run(state.view, state.ranges, only_nodes=nodes)
-    assuming = stage.assuming()
-    if trial is not None and assuming and not _agree(run, state.model, trial, stage.declared()):
+    while trial is not None and (assuming := stage.assuming()):
+        if _agree(run, state.model, trial, stage.declared()):
+            break
         stage.leave_out(assuming)
         what = "; ".join(f"{rule} assumes that {', and '.join(texts)}" for rule, texts in assuming.items())
         run.warn(f"not used, because the outputs would change: {what}")
-        with run.progress.step("rules"):
+        with run.progress.step("rules"):  # what comes after these may assume as much
             trial = stage.run(state.view, state.ranges, only_nodes=nodes)
     if trial is None:
         return None
