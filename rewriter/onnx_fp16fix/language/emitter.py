@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,8 @@ __all__ = ["METADATA_KEY", "ConstantPool", "Emitter", "Untranslatable"]
 
 METADATA_KEY = "fp16fix.rule"
 """Key of the metadata entry that says which rule made a node."""
+_SIZES = 1 << 10
+"""Elements of constants up to which the type of a replacement is remembered."""
 _METADATA_SINCE_IR = 10
 """First ONNX IR version whose nodes have metadata_props."""
 
@@ -179,11 +182,50 @@ def inferred_output(
     others = sorted({node.domain for node in nodes if node.domain})  # ONNX knows no types of theirs
     imports = [helper.make_opsetid("", opset), *(helper.make_opsetid(domain, 1) for domain in others)]
     model = helper.make_model(graph, opset_imports=imports)
-    try:
-        inferred = onnx.shape_inference.infer_shapes(model, strict_mode=not others, data_prop=True)
-    except (onnx.shape_inference.InferenceError, RuntimeError) as error:
-        raise Untranslatable(
-            f"the replacement does not fit the shapes: {str(error).splitlines()[-1]}"
-        ) from None
-    found = inferred.graph.output[0].type
+    nameless = _nameless(model) if sum(values.size for values in constants.values()) <= _SIZES else None
+    found = None if nameless is None else _known_type(nameless, not others)
+    if found is None:  # what is wrong is told with the names that it has here
+        try:
+            found = _output_type(model, not others)
+        except (onnx.shape_inference.InferenceError, RuntimeError) as error:
+            raise Untranslatable(
+                f"the replacement does not fit the shapes: {str(error).splitlines()[-1]}"
+            ) from None
     return found if found.tensor_type.elem_type != TensorProto.UNDEFINED else None
+
+
+def _output_type(model: onnx.ModelProto, strict: bool) -> onnx.TypeProto:
+    inferred = onnx.shape_inference.infer_shapes(model, strict_mode=strict, data_prop=True)
+    found: onnx.TypeProto = inferred.graph.output[0].type
+    return found
+
+
+@lru_cache(maxsize=256)
+def _known_type(nameless: bytes, strict: bool) -> onnx.TypeProto | None:
+    """The same for what repeats itself in a model; None where it cannot be inferred."""
+    try:
+        return _output_type(onnx.ModelProto.FromString(nameless), strict)
+    except (onnx.shape_inference.InferenceError, RuntimeError):
+        return None
+
+
+def _nameless(model: onnx.ModelProto) -> bytes | None:
+    """The model with numbers for names; None where bodies read names too."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    graph, numbers = copy.graph, {"": ""}
+    if any(
+        attribute.HasField("g") or attribute.graphs for node in graph.node for attribute in node.attribute
+    ):
+        return None
+
+    def number(name: str) -> str:
+        return numbers.setdefault(name, str(len(numbers)))
+
+    for node in graph.node:
+        node.name = ""
+        node.input[:], node.output[:] = map(number, node.input), map(number, node.output)
+    for named in (*graph.input, *graph.output, *graph.initializer):
+        named.name = number(named.name)
+    key: bytes = copy.SerializeToString(deterministic=True)
+    return key

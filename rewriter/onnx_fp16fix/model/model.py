@@ -71,9 +71,14 @@ class Model:
 
     def scopes(self) -> Iterator[Scope]:
         """The main graph, then every body inside it, then every function with its bodies; parents first."""
-        yield from _walk(Scope((), self.proto.graph, None))
+        return iter(self._scopes)
+
+    @cached_property
+    def _scopes(self) -> tuple[Scope, ...]:
+        found = list(_walk(Scope((), self.proto.graph, None)))
         for index, function in enumerate(self.proto.functions):
-            yield from _walk(Scope((f"function:{index}",), function, None))
+            found += _walk(Scope((f"function:{index}",), function, None))
+        return tuple(found)
 
     def with_proto(self, proto: onnx.ModelProto) -> Model:
         """The same place on disk with other content."""
