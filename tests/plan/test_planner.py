@@ -197,3 +197,15 @@ def test_small_values_count_for_those_readers_only_that_need_them() -> None:
         {"steep": np.float32([9.0]), "w": np.random.default_rng(0).standard_normal((8, 8))},
     )
     assert ops_in_fp32(proto, {"x": X}) == ["Softmax", "ReduceMean", "Log"]
+
+
+def test_a_summand_may_lose_what_the_sum_loses() -> None:
+    proto = model(
+        "(float[4,8] x) => (float[4,8] y) { h = MatMul(x, w) b = MatMul(x, v) s = Add(h, b) y = MatMul(s, u) }",
+        {"w": np.eye(8) * 1e9, "v": np.eye(8), "u": np.eye(8) * 1e-9},
+    )
+    _, plan = planned(proto, {"x": X})
+    assert not plan.fp32
+    assert not plan.muls
+    assert plan.exponents["b"] == plan.exponents["s"] > 10
+    assert "b" not in plan.lost_bits

@@ -14,14 +14,13 @@ from onnx_fp16fix.half import FloatType
 from onnx_fp16fix.model import ScopePath
 from onnx_fp16fix.operators import hands_on
 from onnx_fp16fix.plan.exact import close, summands
-from onnx_fp16fix.plan.facts import BORDER, Facts
+from onnx_fp16fix.plan.facts import BORDER, SUMS, Facts
 from onnx_fp16fix.plan.joint import JointFacts, JointScope, join
 
 __all__ = ["deciding", "executions", "joined", "long_sums", "state_updates", "unmeasured", "untyped"]
 
 _PLANNED = frozenset({"If", "Loop", "Scan"})
-_SUMS = frozenset({"Add", "Sub", "Sum"})
-_PASSES = _SUMS | frozenset(
+_PASSES = SUMS | frozenset(
     "Identity Where Reshape Transpose Squeeze Unsqueeze Flatten Cast Concat Slice Pad ScatterND ScatterElements".split()
 )
 
@@ -134,7 +133,7 @@ def long_sums(facts: JointFacts) -> dict[int, str]:
         for (_, entry), (_, result) in zip(crossing.border.entries, crossing.border.exits, strict=False):
             name = body.inputs[entry]
             nodes = _on_the_way(joint, id(body.tensors[name]), id(body.tensors[body.outputs[result]]), index)
-            if any(node.op in _SUMS for node in nodes):
+            if any(node.op in SUMS for node in nodes):
                 why = f"'{name}' is a sum over {iterations:.0f} iterations, which loses its increments in {label}"
                 found.update((node.index, why) for node in nodes)
                 found[index] = why

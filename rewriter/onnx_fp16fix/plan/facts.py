@@ -19,11 +19,12 @@ from onnx_fp16fix.operators import FloatSlots, Operand, Relation, float_slots, i
 from onnx_fp16fix.plan.constants import constant_range
 from onnx_fp16fix.plan.edges import Edge, TensorView
 
-__all__ = ["BORDER", "Facts", "NodeView"]
+__all__ = ["BORDER", "SUMS", "Facts", "NodeView"]
 
 BORDER = "fp16fix.border"
 """Domain of the nodes that stand for what crosses the border of a body; see ``joint``."""
 
+SUMS = frozenset({"Add", "Sub", "Sum"})
 _FEW = 64
 """Elements of a constant that is compared with others before it is measured."""
 _IN = tuple(inp(slot) for slot in range(64))
@@ -273,9 +274,21 @@ class Facts:
         return fp16.floor_log2(smallest) - self.half.least
 
     def typical(self, tensor: gs.Tensor) -> int | None:
-        """Largest exponent at which typical magnitudes stay normal, so that no bits are lost."""
+        """Largest exponent at which typical magnitudes stay normal, so that no bits are lost; of what only sums read,
+        at which no more are lost than the sums themselves lose."""
         if id(tensor) not in self._typical:
-            mean = self.range(tensor).mean_abs
-            known = mean > 0 and math.isfinite(mean)
-            self._typical[id(tensor)] = self.highest_for(mean) if known else None
+            self._typical[id(tensor)] = self._kept_by_sums(tensor, self._normal(tensor))
         return self._typical[id(tensor)]
+
+    def _normal(self, tensor: gs.Tensor) -> int | None:
+        mean = self.range(tensor).mean_abs
+        return self.highest_for(mean) if mean > 0 and math.isfinite(mean) else None
+
+    def _kept_by_sums(self, tensor: gs.Tensor, own: int | None) -> int | None:
+        if own is None or self.is_constant(tensor) or self.scope.outside_uses(tensor):
+            return own
+        readers = self.scope.consumers(tensor)
+        if not readers or any(node.op not in SUMS or node.domain for node, _ in readers):
+            return own
+        sums = [self._normal(node.outputs[0]) for node, _ in readers]
+        return max(own, min(own if kept is None else kept for kept in sums))

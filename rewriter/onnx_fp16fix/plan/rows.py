@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from onnx_fp16fix.operators import out
 from onnx_fp16fix.plan.edges import Edge, TensorView
-from onnx_fp16fix.plan.facts import NodeView
+from onnx_fp16fix.plan.facts import SUMS, NodeView
 from onnx_fp16fix.plan.prices import Prices
 from onnx_fp16fix.plan.problem import LIMIT, ZERO, Problem
 from onnx_fp16fix.plan.program import Terms, combine
@@ -14,7 +14,6 @@ from onnx_fp16fix.plan.tolerate import passes_overflow
 
 __all__ = ["operand_rows", "relation_rows", "tensor_rows", "typical_bits"]
 
-_SUMS = frozenset({"Add", "Sub", "Sum"})
 _BIASED = frozenset(
     """Conv ConvTranspose Gemm LayerNormalization GroupNormalization InstanceNormalization
     BatchNormalization""".split()
@@ -117,7 +116,7 @@ def _lose_bits(problem: Problem, value: TensorView, typical: int, exponent: Term
 def _typical_constant(view: NodeView, edge: Edge) -> int | None:
     """Largest exponent at which a constant loses no bits that show: of a summand those that the sum keeps."""
     typical, result = edge.value.typical, view.edges.get(out())
-    if typical is None or result is None or not (view.op in _SUMS or (view.op in _BIASED and edge.slot == 2)):
+    if typical is None or result is None or not (view.op in SUMS or (view.op in _BIASED and edge.slot == 2)):
         return typical
     return max(typical, result.value.typical or typical)
 
