@@ -125,7 +125,6 @@ def test_saturating_ops() -> None:
         "Clip",
         "Max",
         "Min",
-        "Where",
     }
 
 

@@ -144,8 +144,8 @@ def test_a_sum_that_cancels_is_found_with_its_island() -> None:
         ("h = Mul(x, c) k = Mul(h, x) y = Sigmoid(k)", {"k"}),
         ("h = Mul(x, c) k = Div(c, h) y = Tanh(k)", {"k"}),
         ("h = Mul(x, c) y = Max(h, x)", {"h"}),
-        ("h = Mul(x, c) b = Less(x, c) k = Trilu(h) y = Where(b, k, x)", {"h", "k"}),
-        ("h = Mul(x, c) b = Less(h, c) y = Where(b, h, x)", set()),
+        ("h = Mul(x, c) b = Less(x, c) k = Trilu(h) w = Where(b, k, x) y = Tanh(w)", {"h", "k", "w"}),
+        ("h = Mul(x, c) b = Less(x, c) y = Where(b, h, x)", set()),
         ("h = Mul(x, c) k = Concat<axis = 0>(h, x) t = Tanh(k) y, z = Split<axis = 0>(t)", {"h", "k"}),
     ],
 )
@@ -202,10 +202,10 @@ def test_small_values_count_for_those_readers_only_that_need_them() -> None:
 def test_a_summand_may_lose_what_the_sum_loses() -> None:
     proto = model(
         "(float[4,8] x) => (float[4,8] y) { h = MatMul(x, w) b = MatMul(x, v) s = Add(h, b) y = MatMul(s, u) }",
-        {"w": np.eye(8) * 1e9, "v": np.eye(8), "u": np.eye(8) * 1e-9},
+        {"w": np.eye(8) * 1e7, "v": np.eye(8), "u": np.eye(8) * 1e-7},
     )
     _, plan = planned(proto, {"x": X})
     assert not plan.fp32
     assert not plan.muls
-    assert plan.exponents["b"] == plan.exponents["s"] > 10
+    assert plan.exponents["b"] == plan.exponents["s"] > 6
     assert "b" not in plan.lost_bits

@@ -37,10 +37,7 @@ def _max_min(node: NodeFacts) -> Relation:
 
 
 def _where(node: NodeFacts) -> Relation:
-    """As for Max: an infinity that is not chosen does no harm. Constants stay finite: the data may not have shown when
-    they are chosen."""
-    computed = frozenset(slot for slot in (1, 2) if node.constant(slot) is None)
-    return Relation(equal(node, (out(), inp(1), inp(2))), saturating=computed)
+    return Relation(equal(node, (out(), inp(1), inp(2))))
 
 
 def _compare(node: NodeFacts) -> Relation:

@@ -20,7 +20,7 @@ _SUMS = frozenset({"Add", "Sub"})
 _MOVES = frozenset(
     "Identity Reshape Transpose Squeeze Unsqueeze Flatten Expand Slice Gather Neg Tile Trilu Pad".split()
 )
-_CHOICES = frozenset({"Where", "Concat", "Max", "Min"})
+_CHOICES = frozenset({"Concat", "Max", "Min"})
 
 
 def overflow_tolerant(facts: Facts) -> frozenset[int]:
@@ -61,6 +61,8 @@ def passes_overflow(facts: Facts, node: ViewNode, slot: int, tolerant: Set[int])
         return slot == 0
     if node.op == "Mul" or (node.op == "Div" and slot == 0):
         return all(_is_nonzero_constant(facts, other) for other in others)
+    if node.op == "Where":
+        return slot > 0
     return node.op in _SUMS or node.op in _CHOICES
 
 
