@@ -32,6 +32,7 @@ def heavy(patch: pytest.MonkeyPatch) -> None:
     """Take the models here as heavy, and work on blocks of few elements."""
     patch.setattr(spool, "_HEAVY_BYTES", 1)
     patch.setattr(weights, "_SPOOLED", 100)
+    patch.setattr(weights, "_TOGETHER", 100)
     patch.setattr(weights, "_BLOCK", 1000)
     patch.setattr(channel_scales, "_SPOOLED", 100)
     patch.setattr(channel_scales, "_BLOCK", 1000)
