@@ -56,7 +56,7 @@ def test_fix_writes_beside_the_input_and_says_so(
         "verify": True, "tensorrt": "auto",
         "kernels": "default", "target": None,
         "keep_fp32": (), "keep_fp32_ops": [], "force_fp16": (), "force_fp16_ops": [], "limits": {},
-        "max_fp32_flops": None, "allow": None, "force": False,
+        "max_fp32_flops": None, "allow": None, "force": False, "trust_rules": False,
     }  # fmt: skip
 
 

@@ -85,7 +85,9 @@ def test_without_data_the_user_is_warned(chain: Path) -> None:
 
 
 def test_what_fails_verification_cannot_be_saved(tmp_path: Path) -> None:
-    sizes = np.random.default_rng(0).standard_normal((64, 64)).astype(np.float32)  # too much to be kept in FP32
+    sizes = (
+        np.random.default_rng(0).standard_normal((64, 64)).astype(np.float32)
+    )  # too much to be kept in FP32
     wide = model("(float[4,64] x) => (float[4,64] y) { y = MatMul(x, w) }", {"w": sizes})
     outcome = onnx_fp16fix.fix(wide, {"x": np.tile(X, (1, 8))}, tolerance=1e-9, tensorrt="off")
     assert outcome.run.status == "rejected"
