@@ -117,4 +117,6 @@ def reason_for_mul(problem: Problem, slot: Slot) -> str:
     name = tensor.name if tensor is not None else ""
     if inp(position) not in view.relation.movable:
         return f"{view.op} needs the true value of '{name}'"
-    return f"{view.op} joins '{name}' with operands of another scale"
+    if sum(edge.reads and not edge.value.constant for edge in view.edges.values()) > 1:
+        return f"{view.op} takes '{name}' together with what is stored at another power of two"
+    return f"what {view.op} makes of '{name}' is stored at another power of two, and others read '{name}' as it is"
