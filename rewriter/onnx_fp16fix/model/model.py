@@ -112,6 +112,5 @@ def subgraphs(node: onnx.NodeProto) -> Iterator[tuple[str, onnx.GraphProto]]:
 def _walk(scope: Scope) -> Iterator[Scope]:
     yield scope
     for index, node in enumerate(scope.graph.node):
-        if may_hold_bodies(node.domain, node.op_type):
-            for element, graph in subgraphs(node):
-                yield from _walk(Scope((*scope.path, f"{index}:{element}"), graph, scope))
+        for element, graph in subgraphs(node):
+            yield from _walk(Scope((*scope.path, f"{index}:{element}"), graph, scope))

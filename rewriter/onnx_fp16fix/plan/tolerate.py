@@ -63,7 +63,7 @@ def passes_overflow(facts: Facts, node: ViewNode, slot: int, tolerant: Set[int])
         return all(_is_nonzero_constant(facts, other) for other in others)
     if node.op == "Where":
         return slot > 0
-    return node.op in _SUMS or node.op in _CHOICES
+    return node.op in _SUMS | _CHOICES
 
 
 def _is_nonzero_constant(facts: Facts, tensor: gs.Tensor) -> bool:
