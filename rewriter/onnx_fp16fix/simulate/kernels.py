@@ -1,13 +1,15 @@
 """What kernels keep in FP16 besides the tensors of the graph: one entry per op and target, with its source.
 
     mode           entries that hold
-    default        any: seen on every GPU measured, and needed for verdicts that agree with it
+    default        any: seen on every GPU measured, and needed for verdicts that agree with it; others: not on that
+                   provider, but where ONNX's own definition is followed
     cuda           any, cuda: ONNX Runtime's CUDA provider as measured
-    pessimistic    any, cuda, worst: also what a kernel may do without breaking a promise
+    pessimistic    any, others, cuda, worst: also what a kernel may do without breaking a promise
 
 Measured in that provider without trouble inside: MatMul, Gemm, Conv, ConvTranspose, Einsum, poolings,
-LayerNormalization, Softmax, ReduceSum, ReduceL2 and ReduceSumSquare accumulate in FP32. TensorRT chooses kernels by
-itself and does not say which, so no table can promise it: ``pessimistic`` is the nearest.
+LayerNormalization, Softmax, ReduceSum, ReduceL2 and ReduceSumSquare accumulate in FP32, and Attention of opsets 23 and
+24 has FP32 scores (right at 1e6, in 13 forms; for a Boolean mask it adds -65504, too little next to scores of 1e6).
+TensorRT chooses kernels by itself and does not say which, so no table can promise it: ``pessimistic`` is the nearest.
 """
 
 from __future__ import annotations
@@ -33,12 +35,12 @@ from onnx_fp16fix.simulate.products import halved_conv, halved_deconv, halved_ei
 __all__ = ["KERNELS", "MODES", "Kernel", "Mode", "Write", "kernels_of"]
 
 Mode = Literal["default", "cuda", "pessimistic"]
-Target = Literal["any", "cuda", "worst"]
+Target = Literal["any", "others", "cuda", "worst"]
 
 MODES: Mapping[Mode, frozenset[Target]] = {
-    "default": frozenset({"any"}),
+    "default": frozenset({"any", "others"}),
     "cuda": frozenset({"any", "cuda"}),
-    "pessimistic": frozenset({"any", "cuda", "worst"}),
+    "pessimistic": frozenset({"any", "others", "cuda", "worst"}),
 }
 """Targets whose entries each mode takes."""
 
@@ -69,8 +71,8 @@ KERNELS: tuple[Kernel, ...] = (
     Kernel("ReduceMean", "any", "the sum and the count",
            "1024 elements: mean 63 -> 63, mean 64 -> inf; 100,000 elements: mean 0.28 -> 0", _H200, halved_mean),
     Kernel("Softplus", "any", "1 + exp(x)", "Softplus(-9) = 0 instead of 1.2e-4", _H200, halved_softplus),
-    Kernel("Attention", "any", "the scores before the softmax", "scores of 1e5: NaN, whatever softmax_precision says",
-           _CPU, halved_scores),
+    Kernel("Attention", "others", "the scores before the softmax",
+           "scores of 1e5: NaN, whatever softmax_precision says", _CPU, halved_scores),
     Kernel("InstanceNormalization", "cuda", "the variance, at batch > 1",
            "variance 9e6: right at batch 1; finite and wrong by 4.7 at batch 2", _H200, halved_variance),
     Kernel("Gelu", "cuda", "the polynomial of the tanh form", "Gelu(60000) = 0.665", _H200, blind_gelu),
