@@ -20,6 +20,7 @@ from onnx_fp16fix import __version__
 from onnx_fp16fix.errors import Problem, RuleFileError
 from onnx_fp16fix.graph import ScopeView
 from onnx_fp16fix.model import Patch
+from onnx_fp16fix.pipeline.block_yaml import block_yaml
 from onnx_fp16fix.plan import Plan
 from onnx_fp16fix.plan.channel_scales import ChannelScale
 
@@ -88,14 +89,13 @@ def lock_text(lock: Lock, scope: ScopeView) -> str:
         "plan": _plan_out(lock.plan, scope),
     }  # fmt: skip
     comment = "# Made by `onnx-fp16fix fix`. `onnx-fp16fix apply THIS_FILE MODEL -o OUT` gives the same model again.\n"
-    text: str = yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=120)
-    return comment + text
+    return comment + block_yaml(document)
 
 
 def read_lock(path: Path) -> Lock:
     """Raises RuleFileError: LOCK-READ for a file that is damaged, LOCK-VERSION for one of a later format."""
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        document = _loaded(path.read_text(encoding="utf-8"))
         if document["schema"] != LOCK:
             found = f"has the schema {document['schema']!r}, and version {__version__} reads {LOCK!r}"
             hint = f"use onnx-fp16fix {document['tool']['version']}, which wrote it, or run fix again"
@@ -128,6 +128,16 @@ def read_lock(path: Path) -> Lock:
         hint = "run fix again to get a new one"
         found = f"is a damaged lock file: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
         raise RuleFileError(Problem("LOCK-READ", found, file=str(path), hint=hint)) from error
+
+
+def _loaded(text: str) -> Any:
+    """The document; libyaml reads it ten times faster, and Python tells what is wrong with one that is damaged."""
+    if yaml.__with_libyaml__:
+        try:
+            return yaml.load(text, Loader=yaml.CSafeLoader)
+        except yaml.YAMLError:
+            pass
+    return yaml.safe_load(text)
 
 
 def _plan_out(plan: Plan, scope: ScopeView) -> dict[str, Any]:
