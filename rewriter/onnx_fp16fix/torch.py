@@ -29,6 +29,7 @@ from onnx_fp16fix.calibrate import open_data
 from onnx_fp16fix.calibrate.data import Source
 from onnx_fp16fix.calibrate.inputs import model_inputs
 from onnx_fp16fix.errors import DataError, Problem, UsageError
+from onnx_fp16fix.keywords import check_types
 from onnx_fp16fix.model import load_model, with_weights
 from onnx_fp16fix.outcome import Outcome
 from onnx_fp16fix.progress import Progress, Silent
@@ -42,9 +43,10 @@ def export_hook(data: Source = None, rules: Any = None, **options: Any) -> Expor
     Parameters are those of ``onnx_fp16fix.fix``. Without ``data`` the example arguments of each export serve as
     the one sample. The hook's ``outcomes`` has one entry per export. Inside it ``torch.onnx.export`` raises what
     the exporter raises, and VerificationError (or another UserError) when the model cannot be repaired; then no
-    file is written. Raises TypeError for an option that ``fix`` does not know.
+    file is written. Raises TypeError for an option that ``fix`` does not know, and
+    UsageError for one of a wrong type.
     """
-    inspect.signature(pipeline.fix).bind("", data, rules, **options)
+    check_types(inspect.signature(pipeline.fix).bind("", data, rules, **options))
     return ExportHook(data, rules, options)
 
 

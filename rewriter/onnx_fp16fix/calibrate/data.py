@@ -99,7 +99,9 @@ def _given(source: Source, inputs: tuple[Input, ...]) -> Dataset:
     if isinstance(source, Iterable):
         length = len(source) if isinstance(source, Sequence) else None
         return Dataset(inputs, "iterable", False, length, lambda: _numbered("iterable", source))
-    raise data_error("DATA-SOURCE", f"cannot be data: it is a {type(source).__name__}", "data", hint=_SOURCES)
+    raise data_error(
+        "DATA-SOURCE", f"cannot be data: it is of type {type(source).__name__}", "data", hint=_SOURCES
+    )
 
 
 _SOURCES = (

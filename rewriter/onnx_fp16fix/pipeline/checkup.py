@@ -9,6 +9,7 @@ from onnx_fp16fix.calibrate import RangeTable, Source
 from onnx_fp16fix.document import CheckEntry, Finding
 from onnx_fp16fix.graph import GraphView
 from onnx_fp16fix.half import FP16, HALF_TYPES, FloatType, Half
+from onnx_fp16fix.keywords import typed
 from onnx_fp16fix.outcome import Outcome
 from onnx_fp16fix.pipeline.arguments import check_arguments
 from onnx_fp16fix.pipeline.causes import name_causes
@@ -37,6 +38,7 @@ __all__ = ["check"]
 _SILENT = Silent()
 
 
+@typed
 def check(
     model: ModelSource,
     data: Source = None,

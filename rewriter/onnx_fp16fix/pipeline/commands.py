@@ -12,6 +12,7 @@ from onnx_fp16fix.calibrate import Dataset, RangeTable, Source
 from onnx_fp16fix.calibrate.bounds import complete, known_bounds
 from onnx_fp16fix.calibrate.inputs import Shape, model_inputs
 from onnx_fp16fix.errors import DataError, ModelError, Problem
+from onnx_fp16fix.keywords import typed
 from onnx_fp16fix.model import Model, load_model
 from onnx_fp16fix.outcome import Outcome
 from onnx_fp16fix.pipeline.arguments import check_arguments
@@ -29,6 +30,7 @@ __all__ = ["calibrate", "verify"]
 _SILENT = Silent()
 
 
+@typed
 def verify(
     before: ModelSource,
     after: ModelSource,
@@ -109,6 +111,7 @@ def _shown(shape: Shape) -> str:
     return f"[{', '.join('?' if dim is None else str(dim) for dim in shape or ())}]"
 
 
+@typed
 def calibrate(
     model: ModelSource,
     data: Source = None,

@@ -11,6 +11,7 @@ from onnx_fp16fix.calibrate import Source
 from onnx_fp16fix.collector import few_collections
 from onnx_fp16fix.errors import Problem, UsageError
 from onnx_fp16fix.graph import build_view
+from onnx_fp16fix.keywords import typed
 from onnx_fp16fix.language import DEFAULT_ALLOWED
 from onnx_fp16fix.outcome import Outcome
 from onnx_fp16fix.pipeline.accuracy import (
@@ -49,6 +50,7 @@ RuleSources = str | Path | Sequence[str | Path] | None
 _SILENT = Silent()
 
 
+@typed
 @few_collections()
 def fix(
     model: ModelSource,
@@ -193,6 +195,7 @@ def fix(
     return locked(run, state, emitted, outcome, precision, io, tolerances)
 
 
+@typed
 @few_collections()
 def apply(
     model: ModelSource,

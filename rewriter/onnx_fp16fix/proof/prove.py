@@ -9,6 +9,7 @@ from pathlib import Path
 
 import onnx
 
+from onnx_fp16fix.keywords import typed
 from onnx_fp16fix.language import Rule, load_rules, select_rules
 from onnx_fp16fix.language.cases import run_case
 from onnx_fp16fix.language.rule import Case
@@ -47,6 +48,7 @@ def prove(
     return tuple(found)
 
 
+@typed
 def prove_rules(
     rules: str | Path | Sequence[str | Path] = "pack:all",
     *,
