@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto
 
 import onnx_fp16fix
 from blame.planted_models import FAULTS, planted
@@ -244,17 +244,31 @@ def test_data_that_do_not_fit() -> None:
     refused(DataError, "DATA-SHAPE", "x", square(), {"x": np.ones((1, 3), np.float32)})
 
 
-def test_random_outputs_cannot_be_blamed_on_a_node() -> None:
-    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [64]) for name in "xy")
-    nodes = [
-        helper.make_node("RandomNormalLike", ["x"], ["r"]),
-        helper.make_node("Mul", ["x", "x"], ["s"]),
-        helper.make_node("Mul", ["s", "r"], ["y"]),
-    ]
-    graph = helper.make_graph(nodes, "g", [x], [y])
-    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    words = "the outputs are random, so no node can be blamed"
-    refused(ModelError, "BISECT-RANDOM", words, proto, {"x": np.full(64, 300, np.float32)})
+def random_model(body: str) -> onnx.ModelProto:
+    return model(f"g (float[64] x) => (float[64] y) <float half = {{0.5}}, bool yes = {{1}}> {{ {body} }}")
+
+
+@pytest.mark.parametrize("seed", ["", "<seed = 3.0>"])
+def test_random_numbers_of_the_main_graph_are_held_fixed(seed: str) -> None:
+    proto = random_model(f"r = RandomNormalLike{seed}(x)  a = Mul(r, x)  b = Mul(a, a)  y = Relu(b)")
+    outcome = onnx_fp16fix.bisect(proto, {"x": np.linspace(-300, 700, 64, dtype=np.float32)})
+    assert outcome.run.status == "ok"
+    assert outcome.run.bisect is not None
+    assert outcome.run.bisect.fp32_nodes == ["b", "y"]  # a square of up to a million, and what reads it
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "a = Dropout(x, half, yes)  y = Mul(a, a)",
+        """y = If (yes) <
+            then_branch = t () => (float[64] b) { r = RandomNormalLike(x)  s = Mul(x, x)  b = Mul(s, r) },
+            else_branch = e () => (float[64] c) { c = Neg(x) }>""",
+    ],
+)
+def test_other_random_numbers_cannot_be_blamed_on_a_node(body: str) -> None:
+    words = "draws other numbers at each run, so no node can be blamed"
+    refused(ModelError, "BISECT-RANDOM", words, random_model(body), {"x": np.full(64, 300, np.float32)})
 
 
 def test_a_model_that_is_fp16_already_is_refused() -> None:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from onnx_fp16fix.blame.cache import TrialCache
 from onnx_fp16fix.blame.places import Places
-from onnx_fp16fix.blame.switches import build_switched
+from onnx_fp16fix.blame.switches import build_switched, drawn
 from onnx_fp16fix.calibrate.data import Dataset, Feed
 from onnx_fp16fix.half import FP16, FloatType
 from onnx_fp16fix.progress import Progress
@@ -56,9 +56,15 @@ class Simulated:
         base = model.base_dir
         switched = build_switched(places, mode, half, guards)
         self._switches, self._weights = switched.switches, switched.weights
-        self._reference = open_session(model.proto, base)
-        self._session = open_session(switched.proto, base)
         self.outputs = list(dict.fromkeys(info.name for info in model.proto.graph.output))
+        # what FP32 draws for a sample is fed to all its trials
+        self._drawn = {name: places.main.dtype(name) for name in drawn(places.main).values()}
+        self._reference = open_session(
+            model.proto, base, outputs=dict.fromkeys([*self.outputs, *self._drawn]) if self._drawn else None
+        )
+        self._session = open_session(
+            switched.proto, base, given=self._drawn, outputs=self.outputs if self._drawn else None
+        )
         self._held: list[_Sample] = []
         self._sound: set[str] = set()
         self.nonfinite: dict[str, bool] = {}
@@ -97,7 +103,9 @@ class Simulated:
 
     def _samples(self) -> Iterator[_Sample]:
         for feed in self._data:
-            sample = _Sample(feed, self._reference.run(feed, self.outputs), _digest(feed))
+            found = self._reference.run(feed, [*self.outputs, *self._drawn])
+            feed = {**feed, **{name: found[name] for name in self._drawn}}
+            sample = _Sample(feed, {name: found[name] for name in self.outputs}, _digest(feed))
             self._look(sample.expected)
             yield sample
 

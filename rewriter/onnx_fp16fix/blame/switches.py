@@ -23,16 +23,18 @@ from onnx_fp16fix.graph import ScopeView, ViewNode, build_view
 from onnx_fp16fix.half import FP16, FloatType
 from onnx_fp16fix.model import Model
 from onnx_fp16fix.operators import float_slots
+from onnx_fp16fix.runtime import DRAWING
 from onnx_fp16fix.simulate import Mode, rounded_graph
 
-__all__ = ["Switched", "build_switched"]
+__all__ = ["Switched", "build_switched", "drawn"]
 
 
 @dataclass(frozen=True, slots=True)
 class Switched:
     """``proto`` is an FP32 graph to run; ``switches`` has, by number of the node, the bool input that asks for FP16.
 
-    Nodes without a switch always compute in FP32: ops that FP16 models keep so, ops on integers.
+    Nodes without a switch always compute in FP32: ops that FP16 models keep so, ops on integers, and random numbers
+    (``drawn``), which are the same for all trials.
     """
 
     proto: onnx.ModelProto
@@ -51,11 +53,11 @@ def build_switched(
     """
     model = places.main.model
     prefix = _free_prefix(places)
-    selecting = selecting_inputs(places.main, half)
+    fixed = selecting_inputs(places.main, half) | drawn(places.main).keys()
     cells = [
         _Cell(scope, node, f"{prefix}{number}.", number)
         for number, (scope, node) in enumerate(places.nodes)
-        if _has_fp16(scope, node, half) and (scope.path or node.index not in selecting)
+        if _has_fp16(scope, node, half) and (scope.path or node.index not in fixed)
     ]
     bag = _bag(model, cells)
     guards = {
@@ -79,6 +81,15 @@ def build_switched(
         # bodies see it as any tensor of the main graph
         proto.graph.input.append(helper.make_tensor_value_info(switches[cell.number], TensorProto.BOOL, []))
     return Switched(rounded_graph(proto, base_dir=model.base_dir, mode=mode), switches, typed.model)
+
+
+def drawn(scope: ScopeView) -> dict[int, str]:
+    """Results of the random ops of the main graph, by index of the node."""
+    return {
+        node.index: str(node.outputs[0].name)
+        for node in scope.nodes
+        if node.op in DRAWING and not node.domain and node.outputs
+    }
 
 
 def _free_prefix(places: Places) -> str:

@@ -26,12 +26,14 @@ from onnx_fp16fix.document import BisectEntry, BlamedNode, Finding
 from onnx_fp16fix.errors import ModelError, Problem, UsageError
 from onnx_fp16fix.graph import build_view
 from onnx_fp16fix.half import FP16, HALF_TYPES, FloatType, Half
+from onnx_fp16fix.keywords import typed
 from onnx_fp16fix.outcome import Outcome
 from onnx_fp16fix.pipeline.arguments import check_arguments
 from onnx_fp16fix.pipeline.nonfinite import measured_nonfinite
 from onnx_fp16fix.pipeline.opset import refuse_old_opset
 from onnx_fp16fix.pipeline.prepare import ModelSource, Run, inline_functions
 from onnx_fp16fix.progress import Progress, Silent
+from onnx_fp16fix.runtime import random_nodes
 from onnx_fp16fix.simulate import Mode
 from onnx_fp16fix.verify import usual_tolerance
 
@@ -55,6 +57,7 @@ Nodes = frozenset[int]
 _HALVES = frozenset(half.elem_type for half in HALF_TYPES.values())
 
 
+@typed
 def bisect(
     model: ModelSource,
     data: Source = None,
@@ -186,10 +189,14 @@ class _Search:
                 f"parts that are 16-bit in the model itself put an error of {error:.3g} into the outputs"
             )
             raise ModelError(Problem("BISECT-TYPED", message, hint="give the FP32 model it was made from"))
-        message = f"two runs in FP32 differ by {error:.3g}: the outputs are random, so no node can be blamed"
-        raise ModelError(
-            Problem("BISECT-RANDOM", message, hint="fix the seeds of random ops, or take them out")
+        drawing = {node.op_type for node in random_nodes(self._places.main.model.proto.graph)}
+        what = " and ".join(sorted(drawing)) or "something in it"
+        message = (
+            f"two runs in FP32 differ by {error:.3g}: "
+            f"{what} draws other numbers at each run, so no node can be blamed"
         )
+        hint = "random numbers that the main graph draws are held fixed, those of bodies and of Dropout cannot be"
+        raise ModelError(Problem("BISECT-RANDOM", message, hint=f"{hint}: take these out"))
 
     def _negligible(self) -> float:
         return _NEGLIGIBLE * self._tolerance

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 import onnx
 from onnx import AttributeProto
 
-__all__ = ["draw_alike", "random_nodes"]
+__all__ = ["DRAWING", "draw_alike", "random_nodes"]
 
 _SEEDS = {
     **dict.fromkeys(
@@ -18,6 +18,9 @@ _SEEDS = {
     **dict.fromkeys(("Bernoulli", "Multinomial"), AttributeProto.FLOAT),
     "Dropout": AttributeProto.INT,
 }
+DRAWING = frozenset(_SEEDS) - {"Dropout"}
+"""Ops whose results are drawn; what a Dropout makes is its input, in part. With a seed they draw alike in every
+session, but other numbers at each run of one."""
 _WITH_BODIES = frozenset({"If", "Loop", "Scan", "SequenceMap"})
 _WORDS = tuple(name.encode() for name in ("Random", "Bernoulli", "Multinomial", "Dropout"))
 _OURS = re.compile(r"/fp16fix/|\.wide\b|\.rounded\b")
