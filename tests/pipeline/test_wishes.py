@@ -240,3 +240,38 @@ def test_shares_and_limits_on_the_command_line(
     code, document = run(capsys, proto, "--data", data, "-o", out, "--max-fp32-flops", "5%", *limited)
     assert code == 0
     assert document["plan"]["rescaled_tensors"] >= 2  # type: ignore[index]
+
+
+PICKS = """(float[4,8] x) => (int64[4] l, float[4,8] y) {
+    [turn] t = Transpose<perm = [0, 1]>(x)
+    [pick] l = ArgMax<axis = 1, keepdims = 0>(t)
+    y = Relu(x)
+}"""
+
+
+@pytest.mark.parametrize(
+    ("wish", "pick"),
+    [
+        ({}, FLOAT),
+        ({"force_fp16": "pick"}, HALF),
+        ({"force_fp16_ops": "ArgMax"}, HALF),
+        ({"force_fp16": ".*"}, HALF),
+    ],
+)
+def test_what_selects_among_graph_inputs_runs_in_fp16_if_asked_to(
+    wish: dict[str, object], pick: int, tmp_path: Path
+) -> None:
+    proto = model(PICKS)
+    outcome = fixed(proto, **wish)
+    assert outcome.run.status == "ok"
+    assert outcome.model is not None
+    inferred = onnx.shape_inference.infer_shapes(outcome.model).graph
+    types = {info.name: info.type.tensor_type.elem_type for info in (*inferred.input, *inferred.value_info)}
+    (node,) = [node for node in inferred.node if node.op_type == "ArgMax"]
+    assert types[node.input[0]] == pick
+    lock = tmp_path / "lock.yaml"
+    lock.write_text(outcome.lock(), encoding="utf-8")
+    again = onnx_fp16fix.apply(proto, lock)
+    assert again.model is not None
+    assert again.model.SerializeToString() == outcome.model.SerializeToString()
+    assert not again.warnings

@@ -51,6 +51,7 @@ def convert(
     bodies: Mapping[ScopePath, Collection[int]] | None = None,
     half_borders: Mapping[ScopePath, Collection[str]] | None = None,
     select: bool = True,
+    forced: Collection[int] = (),
 ) -> Converted:
     """Type the main graph and the bodies inside it.
 
@@ -59,7 +60,8 @@ def convert(
     keep denominators from zero; they become at least the type's smallest value. ``bodies``: the FP32 nodes of each
     body that may run in FP16; bodies not named stay as they are. ``half_borders``: inputs and outputs of bodies that
     become FP16; what they are one value with (``graph.borders``) must be named in all bodies of a node, or in none.
-    ``select``: what selects reads FP32 inputs of the graph as they are (``selecting_inputs``).
+    ``select``: what selects reads FP32 inputs of the graph as they are (``selecting_inputs``), but for
+    the nodes of ``forced``.
     """
     scopes = [scope, *scope.inside()]
     outputs = (view.tensor(name) for view in scopes for name in view.outputs)
@@ -67,7 +69,7 @@ def convert(
     shared = Shared(half, scope.fresh_names(), promised, guards, half_borders or {}, spool_for(scope.model))
     states: dict[ScopePath, State] = {}
     if select and not half_io:
-        fp32 = {*fp32, *selecting_inputs(scope, half)}
+        fp32 = {*fp32, *selecting_inputs(scope, half, forced)}
     for view in scopes:
         whole = view is scope
         outer = None if view.parent is None or whole else states[view.parent.path]

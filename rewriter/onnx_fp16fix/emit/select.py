@@ -6,7 +6,7 @@ That takes no Cast, and values that are close stay apart. It does not depend on 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from onnx import TensorProto
 
@@ -23,10 +23,12 @@ _MOVERS = frozenset("Reshape Transpose Squeeze Unsqueeze Flatten Slice Gather Ex
 """On the way from a graph input: FP32 where nothing else reads what they make."""
 
 
-def selecting_inputs(scope: ScopeView, half: FloatType) -> frozenset[int]:
-    """Indices of such nodes of the main graph, and of those that only move data on the way to them."""
+def selecting_inputs(scope: ScopeView, half: FloatType, without: Collection[int] = ()) -> frozenset[int]:
+    """Indices of such nodes of the main graph, and of those that only move data on the way to them; ``without``: nodes
+    that are to run in FP16 all the same."""
     nodes = scope.nodes
-    chosen = {node.index for node in nodes if node.op in _SELECTING and not node.domain}
+    wanted = [node for node in nodes if node.index not in without] if without else nodes
+    chosen = {node.index for node in wanted if node.op in _SELECTING and not node.domain}
     if not chosen:
         return frozenset()
     made = {
@@ -35,7 +37,7 @@ def selecting_inputs(scope: ScopeView, half: FloatType) -> frozenset[int]:
         for slot, tensor in enumerate(node.outputs)
         if node.index in scope.bodies or slot in _half_outputs(scope, node, half)
     }
-    moving = _movers(scope, [nodes[index] for index in chosen], made)
+    moving = _movers(scope, [nodes[index] for index in chosen], made).difference(without)
     while True:  # what is given up on one side may be all that the other one was for
         kept = {n for n in chosen if _reads_inputs(scope, nodes[n], made, moving)}
         moved = {

@@ -40,7 +40,8 @@ AnyMessage = TypeVar("AnyMessage", bound=Message)
 class Lock:
     """``model`` and ``result`` are content digests; ``verified`` tells whether the result was proven when it was made,
     ``status`` how that run ended, ``forced`` whether a wish was obeyed that cannot go well; ``fp16`` and ``fp32`` are
-    the tolerances it was held to. ``file`` and ``sha256`` tell people which file the model was."""
+    the tolerances it was held to. ``selecting``: nodes of the main graph that read graph inputs in FP16 although they
+    select, because the user asked for it. ``file`` and ``sha256`` tell people which file the model was."""
 
     model: str
     result: str
@@ -56,6 +57,7 @@ class Lock:
     file: str = ""
     sha256: str = ""
     forced: bool = False
+    selecting: tuple[int, ...] = ()
 
     def origin(self) -> str:
         """``'m.onnx' with sha256 ...``, the model that the lock was made for; empty where the lock does not say."""
@@ -85,6 +87,7 @@ def lock_text(lock: Lock, scope: ScopeView) -> str:
             "verified": lock.verified, "tolerance": lock.fp16, "fp32_tolerance": lock.fp32,
             "forced": lock.forced,
         },
+        **({"selecting_fp16": list(lock.selecting)} if lock.selecting else {}),
         "steps": [_step_out(step) for step in lock.steps],
         "plan": _plan_out(lock.plan, scope),
     }  # fmt: skip
@@ -116,6 +119,7 @@ def read_lock(path: Path) -> Lock:
             file=str(document["model"].get("file", "")),
             sha256=str(document["model"].get("sha256", "")),
             forced=bool(result.get("forced", False)),
+            selecting=tuple(document.get("selecting_fp16", ())),
         )
     except (
         LookupError,

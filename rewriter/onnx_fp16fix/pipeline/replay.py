@@ -8,6 +8,7 @@ from types import MappingProxyType
 
 from onnx_fp16fix import __version__
 from onnx_fp16fix.calibrate import RangeTable, Source
+from onnx_fp16fix.emit import selecting_inputs
 from onnx_fp16fix.errors import Problem, RuleFileError, UsageError
 from onnx_fp16fix.graph import build_view
 from onnx_fp16fix.model import Model, Patch, apply_patches
@@ -41,6 +42,10 @@ def locked(
     verification, tolerance, model = run.document.verification, limits.fp16, run.document.model
     assert tolerance is not None
     assert model is not None
+    chosen = (
+        selecting_inputs(state.scope, state.half_type) if state.half and io == "fp32" else frozenset[int]()
+    )
+    selecting = tuple(sorted(index for index in chosen if ((), index) in state.half))
     file, sha256 = Path(model.path).name if model.path else "", model.sha256
 
     def text() -> str:
@@ -58,6 +63,7 @@ def locked(
             file=file,
             sha256=sha256,
             forced=run.forced,
+            selecting=selecting,
         )
         return lock_text(lock, state.scope)
 
@@ -98,7 +104,7 @@ def replay(
             changed = _redone(changed, step)
         state = State(
             changed, build_view(changed), RangeTable({}, samples=0), 1.0, lock.plan, steps=lock.steps,
-            half_type=type_for(lock.precision),
+            half_type=type_for(lock.precision), half={((), index): "" for index in lock.selecting},
         )  # fmt: skip
         emitted = emit(run, state, lock.precision, lock.io)
         emitted.note(run.document)

@@ -129,6 +129,7 @@ def emit(run: Run, state: State, precision: Precision, io: Io) -> Emitted:
             converted = convert(
                 view.main, fp32_nodes, half=state.half_type, half_io=io != "fp32",
                 guards=rescaled.raised, bodies=bodies, half_borders=rescaled.half_borders,
+                forced=_forced(state, rescaled),
             )  # fmt: skip
             result, casts = share_constants(converted.model), converted.casts
             findings = constant_findings(converted, state.half_type, rescaled.raised)
@@ -153,6 +154,14 @@ def emit(run: Run, state: State, precision: Precision, io: Io) -> Emitted:
         )
     half = None if precision == "fp32" else state.half_type
     return Emitted(result, fp32_model, exponents, findings, rescaled, entry, summary, sidecars, half)
+
+
+def _forced(state: State, rescaled: Rescaled) -> frozenset[int]:
+    """The nodes of the rescaled main graph that the user wants in FP16."""
+    if not state.half:
+        return frozenset()
+    origins = rescaled.origins(state.model)
+    return frozenset(index for (path, index), old in origins.items() if not path and old in state.half)
 
 
 def _as_it_is(state: State) -> Rescaled:
