@@ -139,6 +139,8 @@ def test_a_sum_that_cancels_is_found_with_its_island() -> None:
     [
         ("h = Mul(x, c) y = Tanh(h)", {"h"}),
         ("h = Mul(x, c) k = Add(h, x) y = Tanh(k)", {"h", "k"}),
+        ("h = Mul(x, c) k = Sum(h, x, x) y = Tanh(k)", {"h", "k"}),
+        ("h = Mul(x, c) k = Mul(x, c) d = Sum(h, k) y = Tanh(d)", {"d"}),
         ("h = Mul(x, c) y = Softmax(h)", set()),
         ("h = Mul(x, c) k = Mul(x, c) d = Sub(h, k) y = Tanh(d)", {"d"}),
         ("h = Mul(x, c) k = Mul(h, x) y = Sigmoid(k)", {"k"}),

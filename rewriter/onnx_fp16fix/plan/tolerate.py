@@ -12,11 +12,10 @@ from collections.abc import Set
 import onnx_graphsurgeon as gs
 
 from onnx_fp16fix.graph import ViewNode
-from onnx_fp16fix.plan.facts import Facts
+from onnx_fp16fix.plan.facts import SUMS, Facts
 
 __all__ = ["overflow_tolerant", "passes_overflow"]
 
-_SUMS = frozenset({"Add", "Sub"})
 _MOVES = frozenset(
     "Identity Reshape Transpose Squeeze Unsqueeze Flatten Expand Slice Gather Neg Tile Trilu Pad".split()
 )
@@ -30,7 +29,7 @@ def overflow_tolerant(facts: Facts) -> frozenset[int]:
     meeting = {
         node.index
         for node in facts.scope.nodes
-        if node.op in _SUMS and sum(id(tensor) in optimistic for tensor in node.inputs) > 1
+        if node.op in SUMS and sum(id(tensor) in optimistic for tensor in node.inputs) > 1
     }
     return _reverse_pass(facts, frozenset(meeting)) if meeting else optimistic
 
@@ -63,7 +62,7 @@ def passes_overflow(facts: Facts, node: ViewNode, slot: int, tolerant: Set[int])
         return all(_is_nonzero_constant(facts, other) for other in others)
     if node.op == "Where":
         return slot > 0
-    return node.op in _SUMS | _CHOICES
+    return node.op in SUMS | _CHOICES
 
 
 def _is_nonzero_constant(facts: Facts, tensor: gs.Tensor) -> bool:
