@@ -113,6 +113,20 @@ class ScopeView:
             scope = scope.parent
         return None
 
+    @cached_property
+    def unread(self) -> frozenset[int]:
+        """Nodes whose results reach neither an output nor a node with bodies; Constant nodes aside."""
+        found = set[int]()
+        for node in reversed(self.nodes):
+            if node.index in self.bodies or node.op == "Constant":
+                continue
+            if not any(
+                self.outside_uses(tensor) or any(n.index not in found for n, _ in self.consumers(tensor))
+                for tensor in node.outputs
+            ):
+                found.add(node.index)
+        return frozenset(found)
+
     def is_exit_cast(self, node: ViewNode) -> bool:
         """Whether the node casts a value of another float type to a FLOAT that only leaves the scope: the border
         that an earlier conversion drew, to be left as it is."""

@@ -15,6 +15,7 @@ from onnx_fp16fix.calibrate.bounds import complete, known_bounds
 from onnx_fp16fix.calibrate.origin import inlined_keys
 from onnx_fp16fix.calibrate.shapes import computed_names
 from onnx_fp16fix.document import DataEntry, RunDocument, RunStatus
+from onnx_fp16fix.errors import ModelError, Problem
 from onnx_fp16fix.graph import GraphView, build_view
 from onnx_fp16fix.model import Model, is_heavy_file, load_model
 from onnx_fp16fix.outcome import Outcome, describe_model
@@ -31,6 +32,13 @@ ModelSource = str | Path | onnx.ModelProto
 _HALF_ALREADY = (
     "most weights of this model are 16-bit already: what they lost is not seen here, and it stands for FP32 below; "
     "start from the FP32 model where there is one"
+)
+_WITHOUT_OUTPUTS = ("calibrate", "check")
+"""Commands that tell something of a graph without outputs all the same."""
+_NO_OUTPUTS = Problem(
+    "MODEL-OUTPUTS",
+    "the graph has no outputs: no result could be compared",
+    hint="export the model with the outputs that are wanted",
 )
 _EXIT: dict[RunStatus, int] = {"ok": 0, "findings": 1, "rejected": 4, "error": 70}
 
@@ -61,6 +69,8 @@ class Run:
         with self.progress.step("load"):
             self.model = load_model(self.source, lean=self.lean or _is_heavy(self.source))
             self.document.model = describe_model(self.model)
+        if self.command not in _WITHOUT_OUTPUTS and not self.model.proto.graph.output:
+            raise ModelError(_NO_OUTPUTS)
         if self.measures and _is_half(self.model.proto):
             self.warn(_HALF_ALREADY)
         if self.measures and (drawing := {node.op_type for node in random_nodes(self.model.proto.graph)}):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Set
+from collections.abc import Container, Mapping, Set
 
 import onnx
 import onnx_graphsurgeon as gs
@@ -93,7 +93,9 @@ def joined(
     fp32: Mapping[tuple[ScopePath, int], str],
     half: FloatType,
 ) -> JointFacts:
-    """The main graph and its bodies as one scope; ``fp32``: nodes to keep in FP32, with what is inside them."""
+    """The main graph and its bodies as one scope, without nodes that nothing reads: their results may be wrong.
+
+    ``fp32``: nodes to keep in FP32, with what is inside them, read or not."""
     stays = dict(fp32)
     whole: dict[ScopePath, str] = {}
     per_sample: dict[ScopePath, float] = {}
@@ -104,7 +106,21 @@ def joined(
             whole[body.path] = kept
             stays |= {(body.path, node.index): kept for node in body.nodes}
         per_sample[body.path] = executions(facts) / max(1, ranges.samples)
-    return join(Facts(scope, ranges, margin, half), whole, per_sample)
+    unread = {(view.path, index) for view in (scope, *scope.inside()) for index in _unread(view, fp32)}
+    return join(Facts(scope, ranges, margin, half), whole, per_sample, unread)
+
+
+def _unread(scope: ScopeView, wanted: Container[tuple[ScopePath, int]]) -> set[int]:
+    """Nodes that nothing reads and that are not wanted either."""
+    found = set(scope.unread)
+    stack = [index for index in found if (scope.path, index) in wanted]
+    while stack:
+        index = stack.pop()
+        if index in found:
+            found.remove(index)
+            makers = [scope.producer(tensor) for tensor in scope.nodes[index].inputs]
+            stack += [maker.index for maker in makers if maker is not None]
+    return found
 
 
 def untyped(facts: JointFacts) -> dict[int, str]:

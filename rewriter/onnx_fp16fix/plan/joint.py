@@ -8,7 +8,7 @@ type that the value has on its way. Casts and Muls beside it are those of the bo
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 
 import onnx
@@ -114,13 +114,15 @@ def join(
     facts: Facts,
     whole: Mapping[ScopePath, str],
     per_sample: Mapping[ScopePath, float],
+    left_out: Set[tuple[ScopePath, int]] = frozenset(),
 ) -> JointFacts:
-    """The main graph, of which ``facts`` are, with all bodies inside but those of ``whole``."""
+    """The main graph, of which ``facts`` are, with all bodies inside but those of ``whole``, and without the nodes
+    ``left_out``, which nothing reads."""
     scope = facts.scope
     joint = JointScope(scope.path, scope.model, scope.types, None, scope.graph, whole=dict(whole))
     for view in (scope, *scope.inside()):
         joint.owners.update((id(tensor), view) for tensor in view.tensors.values())
-    _add_scope(joint, scope)
+    _add_scope(joint, scope, left_out)
     for name in scope.outputs:
         _leaves(joint, scope, name)
     return JointFacts(joint, facts.ranges, facts.margin, facts.half, per_sample=per_sample)
@@ -132,12 +134,14 @@ def _leaves(joint: JointScope, scope: ScopeView, name: str) -> None:
         joint._outside[id(tensor)] = joint._outside.get(id(tensor), 0) + 1
 
 
-def _add_scope(joint: JointScope, scope: ScopeView) -> None:
+def _add_scope(joint: JointScope, scope: ScopeView, left_out: Set[tuple[ScopePath, int]]) -> None:
     for node in scope.nodes:
+        if (scope.path, node.index) in left_out:
+            continue
         bodies = scope.bodies.get(node.index, {}).values()
         inside = [body for body in bodies if body.path not in joint.whole]
         for body in inside:
-            _add_scope(joint, body)
+            _add_scope(joint, body, left_out)
         for body in bodies:
             if body.path in joint.whole:
                 _stays(joint, body)

@@ -67,10 +67,10 @@ def make_plan(
     not to become FP32; where no plan does without, they do; ``fp16_bodies``: the same for the nodes of bodies.
     ``max_fp32_flops``: share of all FLOPs that FP32 is to have at most; a plan with more is better than none.
     ``half``: the 16-bit type, here called FP16 whichever it is. A graph without risk gives an empty plan apart from
-    nodes that cannot run in FP16 at all.
+    nodes that cannot run in FP16 at all. Nodes whose results nobody reads are left out of it.
     """
     settings = _Settings(only, prices or Prices(), time_limit, max_fp32_flops)
-    if not scope.bodies:
+    if not scope.bodies and not scope.unread:
         return _plan_scope(Facts(scope, ranges, margin, half), fp32, settings, fp16)
     places = {(scope.path, node): why for node, why in (fp32 or {}).items()}
     places |= {(path, node): why for path, nodes in (bodies or {}).items() for node, why in nodes.items()}
@@ -78,10 +78,9 @@ def make_plan(
     indices = facts.joint.indices
     wished = {indices[place]: why for place, why in places.items() if place in indices}
     forced = {**untyped(facts), **({**long_sums(facts), **deciding(facts)} if only is None else {}), **wished}
-    chosen = {indices[scope.path, node] for node in fp16}
-    chosen |= {
-        indices[path, n] for path, nodes in (fp16_bodies or {}).items() for n in nodes if (path, n) in indices
-    }
+    asked = [(scope.path, node) for node in fp16]
+    asked += [(path, node) for path, nodes in (fp16_bodies or {}).items() for node in nodes]
+    chosen = {indices[place] for place in asked if place in indices}
     views = facts.views()
     return split(scope, facts, views, _plan_scope(facts, forced, settings, chosen))
 
