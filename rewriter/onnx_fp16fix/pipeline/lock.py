@@ -20,7 +20,6 @@ from onnx_fp16fix import __version__
 from onnx_fp16fix.errors import Problem, RuleFileError
 from onnx_fp16fix.graph import ScopeView
 from onnx_fp16fix.model import Patch
-from onnx_fp16fix.pipeline.block_yaml import block_yaml
 from onnx_fp16fix.plan import Plan
 from onnx_fp16fix.plan.channel_scales import ChannelScale
 
@@ -92,7 +91,11 @@ def lock_text(lock: Lock, scope: ScopeView) -> str:
         "plan": _plan_out(lock.plan, scope),
     }  # fmt: skip
     comment = "# Made by `onnx-fp16fix fix`. `onnx-fp16fix apply THIS_FILE MODEL -o OUT` gives the same model again.\n"
-    return comment + block_yaml(document)
+    dumper = getattr(
+        yaml, "CSafeDumper", yaml.SafeDumper
+    )  # libyaml, where it is there, takes a quarter of the time
+    text: str = yaml.dump(document, Dumper=dumper, sort_keys=False, allow_unicode=True, width=120)
+    return comment + text
 
 
 def read_lock(path: Path) -> Lock:
