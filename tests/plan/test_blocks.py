@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from onnx_fp16fix.plan import blocks, program
+from onnx_fp16fix.plan import arrays, blocks, program
 from onnx_fp16fix.plan.program import Program
 
 
@@ -59,7 +59,7 @@ def test_what_repeats_is_solved_once(monkeypatch: pytest.MonkeyPatch) -> None:
     made, sizes = _layered(60, 3), list[int]()
     inner = program._highs
 
-    def counted(part: blocks.Arrays, seconds: float) -> np.ndarray | None:
+    def counted(part: arrays.Arrays, seconds: float) -> np.ndarray | None:
         sizes.append(len(part.cost))
         return inner(part, seconds)
 
@@ -91,6 +91,6 @@ def test_a_block_without_solution_leaves_none(monkeypatch: pytest.MonkeyPatch) -
 
 def test_all_arrays_of_a_program_are_told_apart() -> None:
     """Blocks are alike if everything about them is."""
-    fields = {field.name for field in dataclasses.fields(blocks.Arrays)}
-    part = blocks.Arrays(*(np.full(1, place) for place in range(len(fields))))
+    fields = {field.name for field in dataclasses.fields(arrays.Arrays)}
+    part = arrays.Arrays(*(np.full(1, place) for place in range(len(fields))))
     assert [int(array[0]) for array in part.parts()] == list(range(len(fields)))

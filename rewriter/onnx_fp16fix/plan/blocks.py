@@ -7,14 +7,14 @@ one holds for all of them; what the solver takes grows with what is different, n
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-__all__ = ["Arrays", "solve_apart", "stacked"]
+from onnx_fp16fix.plan.arrays import Arrays, Floats, Ints, stacked
+from onnx_fp16fix.plan.branching import solve_alike
+
+__all__ = ["solve_apart"]
 
 _TOGETHER = 400
 """Variables of small blocks solved in one go: each call of the solver costs a millisecond or two."""
@@ -24,34 +24,8 @@ _ROUNDS = 20
 """Rounds in which equations with one unknown fix it; what is left is up to the solver."""
 _EQUAL = 1e-6
 """Differences that HiGHS takes for none."""
-
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class Arrays:
-    """Minimise ``cost . x`` subject to ``row_lower <= A x <= row_upper`` and bounds.
-
-    A has ``values`` at (``rows``, ``columns``), ordered by row.
-    """
-
-    lower: Floats
-    upper: Floats
-    integer: npt.NDArray[np.bool_]
-    cost: Floats
-    rows: Ints
-    columns: Ints
-    values: Floats
-    row_lower: Floats
-    row_upper: Floats
-
-    def parts(self) -> tuple[npt.NDArray[Any], ...]:
-        """All of them."""
-        return (
-            self.lower, self.upper, self.integer, self.cost,
-            self.rows, self.columns, self.values, self.row_lower, self.row_upper,
-        )  # fmt: skip
+_FEW = 4
+"""Fewer blocks of one structure are not worth taking together."""
 
 
 def solve_apart(
@@ -74,28 +48,50 @@ def solve_apart(
     alike: dict[tuple[bytes, ...], list[int]] = {}
     for number, block in enumerate(blocks):
         alike.setdefault(tuple(part.tobytes() for part in block.parts()), []).append(number)
-    places = _slices(np.cumsum([len(block.cost) for block in blocks]))
-    left = sum(len(blocks[numbers[0]].cost) for numbers in alike.values())
-    for group in _groups([(blocks[numbers[0]], numbers) for numbers in alike.values()]):
-        together = stacked([block for block, _ in group])
+    unlike = [blocks[numbers[0]] for numbers in alike.values()]
+    answers = _solved_together(unlike)
+    hard = [place for place, answer in enumerate(answers) if answer is None]
+    left = sum(len(unlike[place].cost) for place in hard)
+    for some in _groups(unlike, hard):
+        together = stacked([unlike[place] for place in some])
         values = solve(together, len(together.cost) / left)
         if values is None:
             return None
         left -= len(together.cost)
-        start = 0
-        for block, numbers in group:
-            own = values[start : start + len(block.cost)]
-            start += len(own)
-            for number in numbers:
-                known[order[places[number]]] = own
+        ends = np.cumsum([len(unlike[place].cost) for place in some])
+        for place, own in zip(some, np.split(values, ends[:-1]), strict=True):
+            answers[place] = own
+    places = _slices(np.cumsum([len(block.cost) for block in blocks]))
+    for numbers, answer in zip(alike.values(), answers, strict=True):
+        assert answer is not None
+        for number in numbers:
+            known[order[places[number]]] = answer
     return known
 
 
+def _solved_together(blocks: Sequence[Arrays]) -> list[Floats | None]:
+    """Answers of small blocks that have their structure in common; None for others, and where it takes too long."""
+    answers: list[Floats | None] = [None] * len(blocks)
+    structures: dict[tuple[bytes, ...], list[int]] = {}
+    for place, block in enumerate(blocks):
+        if len(block.cost) <= _TOGETHER:
+            structures.setdefault(block.structure(), []).append(place)
+    for places in structures.values():
+        if len(places) < _FEW or (found := solve_alike([blocks[place] for place in places])) is None:
+            continue
+        for place, own in zip(places, found, strict=True):
+            if not np.isnan(own).any():
+                answers[place] = own
+    return answers
+
+
 def _fixed(program: Arrays) -> Floats | None:
-    """Values that bounds and equations with one unknown leave no choice for, NaN for all others; None where these
-    contradict each other."""
+    """Values that bounds and equations with one unknown leave no choice for, or no row asks about; NaN for all others.
+    None where these contradict each other."""
     p = program
     known = np.where(p.lower == p.upper, p.lower, np.nan)
+    alone = np.bincount(p.columns, minlength=len(known)) == 0
+    known[alone] = np.where(p.cost < 0, p.upper, p.lower)[alone]
     equation = p.row_lower == p.row_upper
     for _ in range(_ROUNDS):
         unknown = np.isnan(known[p.columns])
@@ -180,28 +176,15 @@ def _slices(ends: Ints) -> list[slice]:
     return [slice(start, end) for start, end in pairwise([0, *ends.tolist()])]
 
 
-def _groups(blocks: list[tuple[Arrays, list[int]]]) -> list[list[tuple[Arrays, list[int]]]]:
-    """Small blocks together, large ones alone."""
-    groups: list[list[tuple[Arrays, list[int]]]] = []
+def _groups(blocks: Sequence[Arrays], places: Sequence[int]) -> list[list[int]]:
+    """Small blocks together, large ones alone; of those at the given places."""
+    groups: list[list[int]] = []
     size = _TOGETHER
-    for entry in blocks:
-        count = len(entry[0].cost)
+    for place in places:
+        count = len(blocks[place].cost)
         if size + count > _TOGETHER:
             groups.append([])
             size = 0
-        groups[-1].append(entry)
+        groups[-1].append(place)
         size += count
     return groups
-
-
-def stacked(blocks: Sequence[Arrays]) -> Arrays:
-    """Blocks as one program."""
-    if len(blocks) == 1:
-        return blocks[0]
-    columns = np.cumsum([0, *(len(block.cost) for block in blocks)]).tolist()
-    rows = np.cumsum([0, *(len(block.row_lower) for block in blocks)]).tolist()
-    shifted = [
-        (*block.parts()[:4], block.rows + row, block.columns + column, *block.parts()[6:])
-        for block, row, column in zip(blocks, rows, columns, strict=False)
-    ]
-    return Arrays(*(np.concatenate(parts) for parts in zip(*shifted, strict=True)))

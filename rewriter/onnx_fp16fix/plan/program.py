@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from onnx_fp16fix.plan.blocks import Arrays, solve_apart, stacked
+from onnx_fp16fix.plan.arrays import Arrays, stacked
+from onnx_fp16fix.plan.blocks import solve_apart
 
 __all__ = ["Program", "Terms", "combine", "solve_each"]
 
