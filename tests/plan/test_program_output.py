@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from onnx_fp16fix.plan.program import Program
-from onnx_fp16fix.plan.scaling import _Unknowns
+from onnx_fp16fix.plan.scaling import Unknowns
 
 TALK = """
 import ctypes
@@ -32,7 +32,7 @@ def test_lines_that_c_holds_back_are_dropped_too() -> None:
 
 def test_an_unknown_with_one_value_has_no_slopes() -> None:
     """It has a price of its own only where the first program found nothing, in time or at all."""
-    unknowns = object.__new__(_Unknowns)
+    unknowns = object.__new__(Unknowns)
     unknowns.low = unknowns.high = np.array([3])
     unknowns.steps, unknowns.reach = np.ones(1), 5
     program = Program()

@@ -12,7 +12,7 @@ from onnx_fp16fix.plan.problem import Problem
 from onnx_fp16fix.plan.rows import typical_bits
 from onnx_fp16fix.plan.ties import Ties
 from onnx_fp16fix.plan.tolerate import passes_overflow
-from onnx_fp16fix.plan.variables import constant_range, exponent_range
+from onnx_fp16fix.plan.variables import constant_range, exponent_range, may_shift
 
 __all__ = ["Bits", "Demands", "find_demands"]
 
@@ -46,6 +46,8 @@ class Demands:
     casts: dict[int, float] = field(default_factory=dict)
     stuck: set[int] = field(default_factory=set)
     """Nodes with operands that cannot move but would have to."""
+    links: list[tuple[int, int, float]] = field(default_factory=list)
+    """Of a tensor and an operand that reads it, equal but for a Mul at such a price."""
 
     def at_least(self, node: int, variable: int, weight: int, bound: int) -> None:
         """A demand that shows at the node."""
@@ -66,19 +68,25 @@ class Demands:
         return self.ties.variable()
 
 
-def find_demands(problem: Problem) -> Demands:
-    """Demands of the region of ``problem``, which needs no variables yet."""
-    return _Collector(problem).collect()
+def find_demands(problem: Problem, *, linked: bool = False) -> Demands:
+    """Demands of the region of ``problem``, which needs no variables yet.
+
+    ``linked``: operands that may get a Mul have a variable of their own, linked to that of the tensor.
+    """
+    return _Collector(problem, linked).collect()
 
 
 class _Collector:
-    def __init__(self, problem: Problem) -> None:
+    def __init__(self, problem: Problem, linked: bool) -> None:
+        self.linked = linked
         self.problem, self.facts, self.scope = problem, problem.facts, problem.facts.scope
         self.found = Demands()
         self.found.ties.pin(self.found.variable((0, 0), steps=False))
         self.kept = {view.node.index for view in problem.views if problem.is_fp32(view.node.index)}
         prices = problem.prices
         self.found.bits = [(), ((prices.need_most, prices.need_bit),)]
+        self.seen: dict[tuple[int, int], int] = {}
+        """Variables of operands, by node and tensor."""
         self.typical_of: dict[int, int] = {}
         """Number of the bits that a tensor of so many elements may lose."""
 
@@ -108,6 +116,8 @@ class _Collector:
             else:
                 known = found.exponent.get(value.key)
                 variable = self._exponent(value) if known is None else known
+                if self.linked and edge.reads and may_shift(self.problem, view, edge):
+                    variable = self._link(variable, view, edge)
             variables[operand] = variable
             if not value.constant:
                 values[value.key] = value
@@ -133,11 +143,22 @@ class _Collector:
         self.found.constant[index, edge.slot] = variable
         return variable
 
+    def _link(self, variable: int, view: NodeView, edge: Edge) -> int:
+        """The variable of an operand that may get a Mul; one for all that the node reads of the same tensor."""
+        value, slot = edge.value, (view.node.index, edge.value.key)
+        if slot not in self.seen:
+            bounds = constant_range(self.problem, edge, view.node.index)
+            self.seen[slot] = self.found.variable(bounds, steps=False)
+            price = self.problem.prices.mul(view.numel(edge.operand)) * self.facts.repeats(value.tensor)
+            self.found.links.append((variable, self.seen[slot], price))
+        return self.seen[slot]
+
     def _exponent(self, value: TensorView) -> int:
         """A new variable, or 0 where what is outside of the region knows of none."""
         variable = 0
         if not self.problem.encloses(value):
-            pass
+            if fixed := self.problem.fixed.get(value.key, 0):
+                variable = self.found.variable((fixed, fixed), steps=False)
         elif value.maker is not None:
             variable = self.found.variable(exponent_range(self.problem, value))
             if self.scope.outside_uses(value.tensor):

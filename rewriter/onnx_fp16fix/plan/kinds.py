@@ -101,7 +101,7 @@ class Kinds:
 
     def _tensor(self, value: TensorView, place: Mapping[int, int]) -> Hashable:
         region, need = self.region, self.region.need
-        inside = value.nodes <= place.keys()
+        inside = value.nodes <= place.keys() and value.key not in region.held
         needs = need.matters(value.key) and (need.highest(value.tensor), need.highest_guard(value.tensor))
         return (
             None if inside else region.fixed.get(value.key, 0),

@@ -11,11 +11,14 @@ from onnx_fp16fix.plan.region import neighbours
 from onnx_fp16fix.plan.scaling import Scaling
 from onnx_fp16fix.plan.seams import Answer
 from onnx_fp16fix.plan.solution import Solution
+from onnx_fp16fix.plan.streams import held_streams
 
 __all__ = ["solve_locally"]
 
 _RIM = 2
 """Steps around what is paid for: makers and readers that may share an island, or take a Mul."""
+_LONG = 400
+"""Nodes of a part whose program is solved whole, however its streams run."""
 _WIDE = 1500
 """Nodes whose exponents are tied to those in question are free as well, if they are no more than these."""
 
@@ -31,7 +34,7 @@ def solve_locally(
     found, price = scaling.solution, 0.0
     tensors, nodes = set[int](), set[int]()
     for part in _parts(problem, scaling):
-        solved = solve(replace(problem, nodes=part, fixed=found.exponent))
+        solved = _solve_part(replace(problem, nodes=part, fixed=found.exponent), solve, found)
         if solved is None:
             return None
         found.replace(part, solved.exponents, solved.results, solved.solution)
@@ -40,6 +43,17 @@ def solve_locally(
         nodes |= part
     found.cost = price + _outside(scaling, tensors, nodes, problem.prices.step)
     return found
+
+
+def _solve_part(region: Problem, solve: Callable[[Problem], Answer | None], found: Solution) -> Answer | None:
+    """The answer for a part; exponents at which its streams were held are set in ``found``."""
+    held = held_streams(region) if len(region.nodes) > _LONG else {}
+    if held:
+        answer = solve(replace(region, fixed={**region.fixed, **held}, held=frozenset(held)))
+        if answer is not None:
+            found.exponent = {key: value for key, value in (found.exponent | held).items() if value}
+            return answer
+    return solve(region)
 
 
 def _outside(scaling: Scaling, tensors: Set[int], nodes: Set[int], step: float) -> float:

@@ -51,6 +51,8 @@ class Problem:
     """Where FP32 itself ends."""
     fixed: Mapping[int, int] = field(default_factory=dict)
     """Exponents other than 0 of tensors that nodes outside make or read too, by identity."""
+    held: Set[int] = frozenset()
+    """Tensors, by identity, that keep the exponent of ``fixed`` though all around them is free; see ``streams``."""
     prone: Set[int] = frozenset()
     """Nodes that may become FP32."""
     beside: Set[int] = frozenset()
@@ -62,13 +64,15 @@ class Problem:
         """The same region, or a piece of it, without variables."""
         return Problem(
             self.facts, self.views, self.need, self.nodes if piece is None else piece, self.forced, self.prices,
-            bound=self.bound, half=self.half, tolerant=self.tolerant, fixed=self.fixed, prone=self.prone,
-            beside=self.beside if piece is None else self.nodes, seams=self.seams, rooms=self.rooms,
+            bound=self.bound, half=self.half, tolerant=self.tolerant, rooms=self.rooms, fixed=self.fixed,
+            held=self.held, prone=self.prone, beside=self.beside if piece is None else self.nodes, seams=self.seams,
         )  # fmt: skip
 
     def encloses(self, value: TensorView) -> bool:
-        """Whether all that makes and reads the tensor is in the region: what is outside of it would not know of an
-        exponent."""
+        """Whether the exponent of the tensor is free: all that makes and reads it is in the region (what is outside
+        would not know of an exponent), and it is not held."""
+        if value.key in self.held:
+            return False
         if not value.constant:
             return value.nodes <= self.nodes
         made_inside = value.maker is None or value.maker in self.nodes

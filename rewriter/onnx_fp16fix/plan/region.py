@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from onnx_fp16fix.plan.edges import Edge
+from onnx_fp16fix.plan.edges import Edge, TensorView
 from onnx_fp16fix.plan.facts import NodeView
 from onnx_fp16fix.plan.need import Need
 
-__all__ = ["is_small", "neighbours", "prone_to_fp32", "region"]
+__all__ = ["is_hub", "is_small", "neighbours", "prone_to_fp32", "region"]
 
 _RIM = 2
 """Steps beyond what shares a scale: neighbours that may join an FP32 island or share a shift of weights."""
@@ -16,6 +16,8 @@ _SPARE_BITS = 4
 """Bits of a tensor's small values that scaling may give up before FP32 becomes an alternative."""
 _REACH = 24
 """Scales up to here are always at hand; tensors that ask for more (1e12 and up) may be better off in FP32."""
+_MANY = 8
+"""Nodes that meet at a tensor of a block."""
 _WHOLE = 400
 """Graphs of up to this many nodes are optimised whole: the program is small anyway."""
 
@@ -23,6 +25,12 @@ _WHOLE = 400
 def is_small(nodes: int) -> bool:
     """Whether a program over so many nodes is small however they hang together."""
     return nodes <= _WHOLE
+
+
+def is_hub(value: TensorView) -> bool:
+    """Whether so many nodes meet at the tensor that it holds together what has little to do with each other: positions,
+    masks, what an encoder made."""
+    return len(value.nodes) > _MANY
 
 
 def region(views: Sequence[NodeView], seeds: Collection[int]) -> frozenset[int]:

@@ -51,12 +51,12 @@ class Scaling:
 def scale_alone(problem: Problem, time_limit: float | None = None) -> Scaling | None:
     """The cheapest exponents for the region of ``problem``; None if the solver found none in time."""
     demands = find_demands(problem)
-    unknowns = _Unknowns(demands, demands.ties.classes(), problem)
+    unknowns = Unknowns(demands, demands.ties.classes(), problem)
     values = unknowns.solve(time_limit)
     return None if values is None else unknowns.scaling(values)
 
 
-class _Unknowns:
+class Unknowns:
     """The classes of tied exponents, their intervals, and the program that chooses within them.
 
     Arrays ``low`` and ``high`` are by unknown; those of demands are by demand.
@@ -122,13 +122,13 @@ class _Unknowns:
         np.minimum.at(high, self.unknown, most)
         torn = np.flatnonzero(low > high)
         if torn.size:
-            prices = self._priced(torn)
+            prices = self.priced(torn)
             best = prices <= prices.min(axis=1, keepdims=True)
             low[torn] = best.argmax(axis=1) - self.reach
             high[torn] = self.reach - best[:, ::-1].argmax(axis=1)
         return low, high
 
-    def _priced(self, places: Ints) -> Floats:
+    def priced(self, places: Ints) -> Floats:
         """Price of each value from -reach to reach of the given unknowns, steps left out; inf out of bounds.
 
         Unknowns with the same demands have the same prices: repeated layers are priced once.
@@ -170,7 +170,7 @@ class _Unknowns:
         program = Program()
         columns = self._within(program, low, high, loose)
         places = np.flatnonzero(loose)
-        for place, prices in zip(places, self._priced(places) if places.size else (), strict=True):
+        for place, prices in zip(places, self.priced(places) if places.size else (), strict=True):
             columns[place] = self._widened(program, int(place), prices)
         rows = self.rows
         program.rows(rows.row(), columns[rows.unknown], rows.weight, 0, 0)

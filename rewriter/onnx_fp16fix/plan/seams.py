@@ -18,6 +18,7 @@ from onnx_fp16fix.plan.edges import TensorView
 from onnx_fp16fix.plan.kinds import Kinds, Piece
 from onnx_fp16fix.plan.problem import Problem
 from onnx_fp16fix.plan.program import solve_each
+from onnx_fp16fix.plan.region import is_hub
 from onnx_fp16fix.plan.solution import Solution
 from onnx_fp16fix.plan.variables import moved_by
 
@@ -63,7 +64,8 @@ def solve_in_pieces(region: Problem, time_limit: float | None) -> Answer | None:
             return None if answers is None else answers[0]
         pieces |= {nodes: kinds.piece(nodes) for nodes in groups if nodes not in pieces}
         unlike = {pieces[nodes].kind: pieces[nodes] for nodes in reversed(groups)}
-        if 2 * sum(len(piece.nodes) for piece in unlike.values()) > len(region.nodes):
+        repeats = 2 * sum(len(piece.nodes) for piece in unlike.values()) <= len(region.nodes)
+        if not repeats and not region.held:
             cut.join(cut.seams)  # little repeats, and one program is made sooner than many
             continue
         new = [piece for kind, piece in unlike.items() if kind not in known]
@@ -77,6 +79,7 @@ def solve_in_pieces(region: Problem, time_limit: float | None) -> Answer | None:
             whole.add(answer, like, pieces[nodes])
         torn = cut.torn(whole.solution.fp32)
         if not torn:
+            whole.solution.cost += cut.casts()
             return whole
         cut.join(torn if turn < _ROUNDS else cut.seams)
     return None
@@ -142,8 +145,21 @@ class _Cut:
     def torn(self, fp32: Set[int]) -> list[TensorView]:
         """Seams that need a cast where these nodes are FP32."""
         return [
-            value for value in self.seams if not fp32.isdisjoint(value.nodes) and self._is_cast(value, fp32)
+            value
+            for value in self.seams
+            if not fp32.isdisjoint(value.nodes)
+            and self._is_cast(value, fp32)
+            and not self._cast_anyway(value)
         ]
+
+    def casts(self) -> float:
+        """The price of those casts at seams that are there anyway."""
+        prices, repeats = self.region.prices, self.region.facts.repeats
+        return sum(
+            prices.cast(value.range.numel) * repeats(value.tensor)
+            for value in self.seams
+            if value.maker is not None and self._cast_anyway(value)
+        )
 
     def join(self, seams: Iterable[TensorView]) -> None:
         """What is on both sides of these hangs together from now on."""
@@ -173,7 +189,12 @@ class _Cut:
             bound is not None and bound < exponent for bound in highest
         ):
             return False
-        return value.maker is None or not self._is_cast(value, self._sure)
+        return value.maker is None or self._cast_anyway(value) or not self._is_cast(value, self._sure)
+
+    def _cast_anyway(self, value: TensorView) -> bool:
+        """Whether one cast serves so many readers of a tensor made in FP32 that some of them will want it."""
+        made = value.maker is None or not value.half or self.region.is_fp32(value.maker)
+        return made and is_hub(value)
 
     def _needs_fp32(self, index: int) -> bool:
         """Whether the node has an operand out of range at 0, which it cannot have elsewhere."""

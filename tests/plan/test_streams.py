@@ -1,0 +1,121 @@
+"""Long streams: their exponents chosen first, and what the plan then costs."""
+
+from __future__ import annotations
+
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from onnx_fp16fix.calibrate import calibrate, open_data
+from onnx_fp16fix.graph import build_view
+from onnx_fp16fix.model import wrap_model
+from onnx_fp16fix.plan import Plan, local, make_plan, region, seams, streams
+from onnx_fp16fix.plan.problem import Problem
+
+
+def growing(blocks: int, bits: float) -> onnx.ModelProto:
+    """A stream that grows by so many powers of two, behind RMS norms; every third block scales what it reads."""
+    random = np.random.default_rng(0)
+    weights: dict[str, Any] = {"two": np.float32(2), "eps": np.float32(1e-5), "start": np.eye(8) * 8}
+    nodes = [helper.make_node("MatMul", ["x", "start"], ["s0"])]
+    for block in range(blocks):
+        weights[f"w{block}"] = random.standard_normal((8, 8)) * 2 ** (bits * block / blocks)
+        s, q, m, a, r, d, h, t = (f"{letter}{block}" for letter in "sqmardht")
+        nodes += [
+            helper.make_node("Pow", [s, "two"], [q]),
+            helper.make_node("ReduceMean", [q], [m], axes=[-1]),
+            helper.make_node("Add", [m, "eps"], [a]),
+            helper.make_node("Sqrt", [a], [r]),
+            helper.make_node("Div", [s, r], [d]),
+            helper.make_node("MatMul", [d, f"w{block}"], [h]),
+            helper.make_node("Tanh" if block % 3 == 2 else "Relu", [h], [t]),
+            helper.make_node("Add", [s, t], [f"s{block + 1}"]),
+        ]
+    nodes.append(helper.make_node("Softmax", [f"d{blocks - 1}"], ["y"]))
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [4, 8]) for name in "xy")
+    initializers = [numpy_helper.from_array(np.asarray(v, np.float32), name) for name, v in weights.items()]
+    graph = helper.make_graph(nodes, "growing", [x], [y], initializers)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def planned(model: onnx.ModelProto, long: int) -> Plan:
+    """As in a graph of thousands of nodes; ``long``: nodes of a part whose streams are free."""
+    feed = {"x": np.random.default_rng(1).standard_normal((4, 8)).astype(np.float32)}
+    scope = build_view(wrap_model(model)).main
+    ranges = calibrate(model, open_data([feed], model))
+    with mock.patch.object(region, "_WHOLE", 10), mock.patch.object(local, "_LONG", long):
+        return make_plan(scope, ranges, time_limit=60)
+
+
+def test_a_stream_that_outgrows_fp16_costs_what_the_whole_program_finds() -> None:
+    model = growing(12, 24)
+    largest = list[int]()
+    groups = seams._Cut.groups
+
+    def counted(cut: seams._Cut) -> list[tuple[int, ...]]:
+        found = groups(cut)
+        largest.append(max(map(len, found)))
+        return found
+
+    with mock.patch.object(seams._Cut, "groups", counted):
+        held = planned(model, 0)
+    assert largest[-1] < 30
+    whole = planned(model, 10**6)
+    assert whole.inserted_muls()
+    assert held.cost <= whole.cost * 1.02
+    assert 0 not in held.exponents.values()
+    assert len(held.fp32) == len(whole.fp32)
+
+
+def test_nothing_is_cheaper_on_the_tree_of_links() -> None:
+    trees = list[streams._Tree]()
+    inner = streams._Tree.values
+
+    def kept(tree: streams._Tree) -> list[int] | None:
+        trees.append(tree)
+        return inner(tree)
+
+    with mock.patch.object(streams._Tree, "values", kept):
+        planned(growing(8, 24), 0)
+    (tree,) = trees
+    classes, values = sorted(tree.links), inner(tree)
+    assert values is not None
+    best = {place: values[v] // f for v, (place, f) in enumerate(zip(*_members(tree), strict=True))}
+    random = np.random.default_rng(0)
+    least = _price(tree, best)
+    for _ in range(2000):
+        other = dict(best)
+        shift = int(random.integers(-3, 4))
+        for place in random.choice(classes, random.integers(1, 4)).tolist():
+            other[place] += shift
+        assert _price(tree, other) >= least - 1e-6
+
+
+def _members(tree: streams._Tree) -> tuple[list[int], list[int]]:
+    return tree.unknowns.of.tolist(), tree.unknowns.factor.tolist()
+
+
+def _price(tree: streams._Tree, values: dict[int, int]) -> float:
+    links = {
+        (min(a, b), max(a, b)): price * (f * values[a] != g * values[b])
+        for a, others in tree.links.items()
+        for b, f, g, price in others
+    }
+    own = sum(
+        tree.prices[place][values[place] + tree.reach] if abs(values[place]) <= tree.reach else np.inf
+        for place in tree.links
+    )
+    return float(own + sum(links.values()))
+
+
+def test_without_an_answer_for_held_streams_they_are_free_again() -> None:
+    def far(problem: Problem) -> dict[int, int]:
+        return dict.fromkeys(found, -40) if (found := streams.held_streams(problem)) else {}
+
+    model = growing(8, 24)
+    with mock.patch.object(local, "held_streams", far):
+        plan = planned(model, 0)
+    assert plan.cost == planned(model, 10**6).cost
