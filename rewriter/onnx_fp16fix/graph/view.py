@@ -21,6 +21,8 @@ __all__ = ["GraphView", "ScopeView"]
 
 _FOLD_LIMIT = 1 << 20
 """ConstantOfShape with more elements is not folded: it would cost memory and tell nothing more."""
+_FOLDED = frozenset({"Constant", "ConstantOfShape", "Identity"})
+"""Ops whose results may be constants."""
 
 
 @dataclass(eq=False)
@@ -137,7 +139,10 @@ class ScopeView:
 
     def is_constant(self, tensor: gs.Tensor) -> bool:
         """Whether ``constant`` would give values, without reading large ones."""
-        return isinstance(tensor, ConstantTensor) or self.constant(tensor) is not None
+        if isinstance(tensor, ConstantTensor):
+            return True
+        maker = self._producers.get(id(tensor))
+        return (maker is None or maker.op in _FOLDED) and self.constant(tensor) is not None
 
     def _fold(self, node: ViewNode) -> npt.NDArray[Any] | None:
         if node.domain:

@@ -31,7 +31,7 @@ def reason_for_fp32(
         tensor = view.tensor(out(slot))
         if tensor is None or not view.has(out(slot)):
             continue
-        lowest = facts.lowest(tensor)
+        lowest = facts.tensor_view(tensor).lowest
         if lowest is not None and lowest > exponents.get(facts.key(tensor), 0):
             return f"its output '{tensor.name}' {facts.range(tensor).reach()}"
         highest = problem.need.highest(tensor)
@@ -71,7 +71,7 @@ def _lost(
     view, facts = problem.views[index], problem.facts
     for operand in view.operands:
         tensor, slot, reads = view.tensor(operand), (index, operand[1]), operand[0] == "in"
-        typical = None if tensor is None else facts.typical(tensor)
+        typical = None if tensor is None else facts.tensor_view(tensor).typical
         if tensor is None or typical is None:
             continue
         stored = exponents.get(facts.key(tensor), 0)
@@ -97,7 +97,7 @@ def _operand_reason(
     guard = problem.need.guards.get((index, slot))
     if guard is not None and guard < exponent:
         return f"the constant {facts.range(tensor).absmax:.4g} that guards against zero would vanish"
-    lowest = facts.lowest(tensor)
+    lowest = facts.tensor_view(tensor).lowest
     if lowest is not None and lowest > exponent and slot not in view.relation.saturating:
         return f"it reads '{tensor.name}', which {facts.range(tensor).reach()}"
     highest = problem.need.highest(tensor)

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable
 from dataclasses import dataclass, field
-from typing import Any, Literal
 
-import numpy.typing as npt
+import numpy as np
 import onnx_graphsurgeon as gs
 from onnx import TensorProto
 
 from onnx_fp16fix import fp16
 from onnx_fp16fix.calibrate.ranges import RangeTable, TensorRange, tensor_key
 from onnx_fp16fix.graph import ScopeView, ViewNode
+from onnx_fp16fix.graph.nodes import ConstantTensor
 from onnx_fp16fix.half import FP16, FloatType
-from onnx_fp16fix.operators import FloatSlots, Operand, Relation, float_slots, inp, out, relation_of
-from onnx_fp16fix.plan.constants import constant_range
-from onnx_fp16fix.plan.edges import Edge, TensorView
+from onnx_fp16fix.operators import FloatSlots, Relation, float_slots, out, relation_of
+from onnx_fp16fix.plan.constants import constant_range, small_ranges
+from onnx_fp16fix.plan.edges import NodeView, TensorView
 
 __all__ = ["BORDER", "SUMS", "Facts", "NodeView"]
 
@@ -27,106 +27,8 @@ BORDER = "fp16fix.border"
 SUMS = frozenset({"Add", "Sub", "Sum"})
 _FEW = 64
 """Elements of a constant that is compared with others before it is measured."""
-_IN = tuple(inp(slot) for slot in range(64))
-_OUT = tuple(out(slot) for slot in range(64))
-
-
-class NodeView:
-    """A node with its relation and convertible slots; implements ``operators.NodeFacts``.
-
-    ``operands``: its float operands, inputs first; ``edges``: the same with their tensors. ``relation``: what it says
-    about their exponents.
-    """
-
-    __slots__ = (
-        "_edges", "_inputs", "_outputs", "_relation", "facts", "node", "op", "operands", "opset", "slots"
-    )  # fmt: skip
-
-    def __init__(self, node: ViewNode, facts: Facts, slots: FloatSlots, opset: int) -> None:
-        self.node, self.facts, self.slots, self.opset = node, facts, slots, opset
-        self.op = node.op
-        self._inputs = _filled(node.inputs)
-        self._outputs = _filled(node.outputs)
-        self._relation: Relation | None = None
-        self._edges: dict[Operand, Edge] | None = None
-        self.operands: tuple[Operand, ...] = (
-            *_floats(self._inputs, _IN, facts),
-            *_floats(self._outputs, _OUT, facts),
-        )
-
-    @property
-    def attrs(self) -> dict[str, Any]:
-        return self.node.attrs
-
-    @property
-    def relation(self) -> Relation:
-        if self._relation is None:
-            self._relation = self.facts.relation(self)
-        return self._relation
-
-    @property
-    def edges(self) -> dict[Operand, Edge]:
-        """Float operands, in the order of ``operands``."""
-        if self._edges is None:
-            movable, view_of = self.relation.movable, self.facts.tensor_view
-            inputs, outputs, either = self.slots.inputs, self.slots.outputs, self.slots.either
-            self._edges = {}
-            for operand in self.operands:
-                slot = operand[1]
-                if operand[0] == "in":
-                    value = view_of(self._inputs[slot])
-                    edge = Edge(operand, value, slot in inputs, slot in either, operand in movable)
-                else:
-                    value = view_of(self._outputs[slot])
-                    edge = Edge(operand, value, slot in outputs, False, operand in movable)
-                self._edges[operand] = edge
-        return self._edges
-
-    def tensor(self, operand: Operand) -> gs.Tensor | None:
-        """The tensor in a slot; None if it is absent."""
-        tensors = self._inputs if operand[0] == "in" else self._outputs
-        return tensors[operand[1]] if operand[1] < len(tensors) else None
-
-    def has(self, operand: Operand) -> bool:
-        return operand in self.operands
-
-    def count(self, kind: Literal["in", "out"]) -> int:
-        return len(self._inputs if kind == "in" else self._outputs)
-
-    def constant(self, slot: int) -> npt.NDArray[Any] | None:
-        tensor = self.tensor(("in", slot))
-        return None if tensor is None else self.facts.scope.constant(tensor)
-
-    def absmax(self, operand: Operand) -> float:
-        tensor = self.tensor(operand)
-        return 0.0 if tensor is None else self.facts.range(tensor).absmax
-
-    def numel(self, operand: Operand) -> int:
-        return math.prod(shape) if (shape := self.shape(operand)) or self.has(operand) else 0
-
-    def shape(self, operand: Operand) -> tuple[int, ...]:
-        tensor = self.tensor(operand)
-        return () if tensor is None else self.facts.range(tensor).shape
-
-    def is_half(self, operand: Operand) -> bool:
-        """Whether the slot holds FP16 when the node runs in FP16."""
-        return operand[1] in (self.slots.inputs if operand[0] == "in" else self.slots.outputs)
-
-
-def _filled(tensors: Iterable[gs.Tensor]) -> list[gs.Tensor | None]:
-    """The slots, None for absent ones; without absent ones at the end."""
-    slots = [tensor if tensor.name else None for tensor in tensors]
-    while slots and slots[-1] is None:
-        slots.pop()
-    return slots
-
-
-def _floats(tensors: list[gs.Tensor | None], operands: Sequence[Operand], facts: Facts) -> list[Operand]:
-    if len(tensors) > len(operands):  # a Concat of very many
-        operands = [(operands[0][0], slot) for slot in range(len(tensors))]
-    return [
-        operands[slot] for slot, tensor in enumerate(tensors) if tensor is not None and facts.is_float(tensor)
-    ]
+_NONE = 1 << 20
+"""No exponent."""
 
 
 @dataclass
@@ -138,23 +40,22 @@ class Facts:
     ranges: RangeTable
     margin: float = 2.0
     half: FloatType = FP16
-    _ranges: dict[int, TensorRange] = field(default_factory=dict)
-    _equal: dict[Hashable, TensorRange] = field(default_factory=dict)
+    _ranges: dict[int, TensorRange] = field(default_factory=dict, init=False)
+    _equal: dict[Hashable, TensorRange] = field(default_factory=dict, init=False)
     """Of small constants, by their values: graphs hold the same biases and epsilons again and again."""
-    _constant: dict[int, bool] = field(default_factory=dict)
-    _float: dict[int, bool] = field(default_factory=dict)
-    _views: dict[int, NodeView] = field(default_factory=dict)
-    _lowest: dict[int, int | None] = field(default_factory=dict)
-    _typical: dict[int, int | None] = field(default_factory=dict)
-    _tensors: dict[int, TensorView] = field(default_factory=dict)
-    _slots_of: dict[tuple[str, str, int, int], tuple[FloatSlots, int]] = field(default_factory=dict)
-    _all: list[NodeView] = field(default_factory=list)
+    _constant: dict[int, bool] = field(default_factory=dict, init=False)
+    _tensors: dict[int, TensorView] = field(default_factory=dict, init=False)
+    _nodes: dict[int, NodeView] = field(default_factory=dict, init=False)
+    _slots_of: dict[tuple[str, str, int, int], tuple[FloatSlots, int]] = field(
+        default_factory=dict, init=False
+    )
+    _all: list[NodeView] = field(default_factory=list, init=False)
 
     def node_view(self, node: ViewNode) -> NodeView:
         """The node as the operators see it."""
-        view = self._views.get(node.index)
+        view = self._nodes.get(node.index)
         if view is None:
-            view = self._views[node.index] = NodeView(node, self, *self._slots(node))
+            view = self._nodes[node.index] = NodeView(node, self, *self._slots(node))
         return view
 
     def _slots(self, node: ViewNode) -> tuple[FloatSlots, int]:
@@ -177,29 +78,79 @@ class Facts:
 
     def views(self) -> list[NodeView]:
         """All nodes of the scope, in file order."""
-        if len(self._all) != len(self.scope.nodes):
-            self._all = [self.node_view(node) for node in self.scope.nodes]
+        nodes = self.scope.nodes
+        if len(self._all) != len(nodes):
+            self._all = [self.node_view(node) for node in nodes]
+            self._connect()
+            self._measure([value for value in self._tensors.values() if value.float])
         return self._all
 
+    def _connect(self) -> None:
+        """Who makes and who reads each tensor."""
+        for index, view in enumerate(self._all):
+            for slot, value in enumerate(view.outputs):
+                if value is not None:
+                    value.maker, value.slot, value.half = index, slot, slot in view.slots.outputs
+            for slot, value in enumerate(view.inputs):
+                if value is not None:
+                    value.readers.append((index, slot))
+
+    def _measure(self, values: list[TensorView]) -> None:
+        """What is known of float tensors, of all at once."""
+        self._ranges |= small_ranges(v.tensor for v in values if isinstance(v.tensor, ConstantTensor))
+        for value in values:
+            value.constant, value.range = self.is_constant(value.tensor), self.range(value.tensor)
+            nodes = [] if value.constant else [index for index, _ in value.readers]
+            if value.maker is not None and not value.constant:
+                nodes.append(value.maker)
+            value.nodes = frozenset(nodes)
+        entries = [value.range for value in values]
+        least, most, mean = (
+            np.array([getattr(entry, name) for entry in entries])
+            for name in ("minimum", "maximum", "mean_abs")
+        )
+        absmax = np.where(least > most, 0.0, np.maximum(np.abs(least), np.abs(most)))
+        margins = np.array([1.0 if value.constant else self.margin for value in values])
+        with np.errstate(over="ignore"):
+            mantissa, exponent = np.frexp(absmax * margins / self.half.max)
+        lowest = np.where(absmax > 0, exponent - (mantissa == 0.5), _NONE).tolist()
+        known = (mean > 0) & np.isfinite(mean)
+        normal = np.where(known, np.frexp(mean)[1] - 1 - self.half.least, _NONE).tolist()
+        for value, fits, keeps in zip(values, lowest, normal, strict=True):
+            value.lowest = None if fits == _NONE else fits
+            value.typical = None if keeps == _NONE else keeps
+        kept = [(value, self._kept_by_sums(value)) for value in values]
+        for value, typical in kept:
+            value.typical = typical
+
+    def _kept_by_sums(self, value: TensorView) -> int | None:
+        """Its typical exponent, or a larger one at which sums, if they alone read it, lose no more themselves."""
+        own, most = value.typical, math.inf
+        if own is None or value.constant or not value.readers:
+            return own
+        for index, _ in value.readers:
+            view = self._all[index]
+            if view.op not in SUMS or view.node.domain:
+                return own
+            made = view.value(out())
+            most = min(most, own if made is None or made.typical is None else made.typical)
+        return own if self.scope.outside_uses(value.tensor) else max(own, int(most))
+
     def tensor_view(self, tensor: gs.Tensor) -> TensorView:
-        """A float tensor as the planner sees it."""
+        """A tensor as the planner sees it."""
         found = self._tensors.get(id(tensor))
         if found is None:
-            found = self._tensors[id(tensor)] = TensorView(tensor, self)
+            is_float = self._owner(tensor).dtype(tensor.name) == TensorProto.FLOAT
+            found = self._tensors[id(tensor)] = TensorView(tensor, is_float)
         return found
 
     def touching(self, key: int) -> frozenset[int]:
-        """Nodes that make or read the tensor of this identity, if its view was asked for."""
-        view = self._tensors.get(key)
-        return frozenset() if view is None else view.nodes
+        """Nodes that make or read the float tensor of this identity."""
+        return self._tensors[key].nodes
 
     def is_float(self, tensor: gs.Tensor) -> bool:
         """Whether it is an FP32 tensor: only those are planned."""
-        found = self._float.get(id(tensor))
-        if found is None:
-            owner = self._owner(tensor)
-            found = self._float[id(tensor)] = owner.dtype(tensor.name) == TensorProto.FLOAT
-        return found
+        return self.tensor_view(tensor).float
 
     def _owner(self, tensor: gs.Tensor) -> ScopeView:
         """The scope that the tensor belongs to, or one that knows its type."""
@@ -260,35 +211,3 @@ class Facts:
     def lowest_for(self, magnitude: float) -> int:
         """Smallest exponent at which a magnitude other than 0 fits into FP16."""
         return fp16.ceil_log2(magnitude / self.half.max)
-
-    def lowest(self, tensor: gs.Tensor) -> int | None:
-        """Smallest exponent at which the tensor fits into FP16; None if that is unknown or every one does."""
-        if id(tensor) not in self._lowest:
-            factor = 1.0 if self.is_constant(tensor) else self.margin
-            absmax = self.range(tensor).absmax
-            self._lowest[id(tensor)] = self.lowest_for(absmax * factor) if absmax else None
-        return self._lowest[id(tensor)]
-
-    def highest_for(self, smallest: float) -> int:
-        """Largest exponent at which a magnitude other than 0 is still normal, so that it loses no bit."""
-        return fp16.floor_log2(smallest) - self.half.least
-
-    def typical(self, tensor: gs.Tensor) -> int | None:
-        """Largest exponent at which typical magnitudes stay normal, so that no bits are lost; of what only sums read,
-        at which no more are lost than the sums themselves lose."""
-        if id(tensor) not in self._typical:
-            self._typical[id(tensor)] = self._kept_by_sums(tensor, self._normal(tensor))
-        return self._typical[id(tensor)]
-
-    def _normal(self, tensor: gs.Tensor) -> int | None:
-        mean = self.range(tensor).mean_abs
-        return self.highest_for(mean) if mean > 0 and math.isfinite(mean) else None
-
-    def _kept_by_sums(self, tensor: gs.Tensor, own: int | None) -> int | None:
-        if own is None or self.is_constant(tensor) or self.scope.outside_uses(tensor):
-            return own
-        readers = self.scope.consumers(tensor)
-        if not readers or any(node.op not in SUMS or node.domain for node, _ in readers):
-            return own
-        sums = [self._normal(node.outputs[0]) for node, _ in readers]
-        return max(own, min(own if kept is None else kept for kept in sums))

@@ -200,7 +200,7 @@ def _lost_bits(problem: Problem, exponents: Mapping[str, int]) -> dict[str, int]
             if tensor.is_empty():
                 continue
             exponent = exponents.get(problem.facts.key(tensor), 0)
-            typical = problem.facts.typical(tensor) if exponent else None
+            typical = problem.facts.tensor_view(tensor).typical if exponent else None
             if typical is not None and exponent > typical:
                 lost[problem.facts.key(tensor)] = exponent - typical
     return lost

@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 
 from onnx_fp16fix.plan.edges import Edge
-from onnx_fp16fix.plan.facts import Facts, NodeView
+from onnx_fp16fix.plan.facts import Facts
 from onnx_fp16fix.plan.need import Need
 
 __all__ = ["Risk", "find_risks"]
@@ -33,25 +33,29 @@ class Risk:
 def find_risks(facts: Facts, need: Need, exact: Mapping[int, str]) -> tuple[Risk, ...]:
     """All risks of the scope in node order; a tensor read at several places is named at each of them."""
     risks: list[Risk] = []
-    for view in facts.views():
-        if view.node.op == "Constant":  # like an initializer it matters where it is read
+    sensitive, guarded = need.smallest.keys() | need.guarded.keys(), need.raised | need.guards.keys()
+    told: dict[int, str] = {}
+    for index, view in enumerate(facts.views()):
+        if view.op == "Constant":  # like an initializer it matters where it is read
             continue
-        index = view.node.index
         if index in exact:
             tensor = view.node.outputs[0].name
             risks.append(Risk("precision", index, tensor, exact[index], {}))
         for edge in view.edges.values():
+            value, lowest, typical = edge.value, edge.value.lowest, edge.value.typical
+            # most operands are harmless, and this is asked of all
             if not edge.half:
                 continue
-            value = edge.value
-            # most operands are harmless, and this is asked of all
-            if (
-                (value.lowest is not None and value.lowest > 0)
-                or (value.typical is not None and value.typical < -_TOLERATED)
-                or need.matters(value.key)
-                or (value.constant and edge.reads and need.guarding((index, edge.slot)))
+            if lowest is not None and lowest > 0:
+                message = told.get(value.key) or told.setdefault(value.key, _overflows(facts, edge))
+                name, size = value.tensor.name, value.range.absmax
+                risks.append(Risk("overflow", index, name, message, {"absmax": size}))
+            elif (
+                (typical is not None and typical < -_TOLERATED)
+                or value.key in sensitive
+                or (value.constant and edge.reads and (index, edge.slot) in guarded)
             ):
-                risk = _operand_risk(facts, view, need, edge)
+                risk = _operand_risk(facts, index, need, edge)
                 if risk is not None:
                     risks.append(risk)
         for inner in view.relation.inner:
@@ -65,13 +69,19 @@ def find_risks(facts: Facts, need: Need, exact: Mapping[int, str]) -> tuple[Risk
     return tuple(risks)
 
 
-def _operand_risk(facts: Facts, view: NodeView, need: Need, edge: Edge) -> Risk | None:
-    tensor, index, half = edge.value.tensor, view.node.index, facts.half
-    entry, name = edge.value.range, str(tensor.name)
-    what = f"'{name}'" if not edge.value.constant else f"the constant '{name}'"
-    if (edge.value.lowest or 0) > 0:
-        message = f"{what} {entry.reach()}; {half.label} ends at {half.max:.6g}"
-        return Risk("overflow", index, name, message, {"absmax": entry.absmax})
+def _named(edge: Edge) -> str:
+    name = edge.value.tensor.name
+    return f"'{name}'" if not edge.value.constant else f"the constant '{name}'"
+
+
+def _overflows(facts: Facts, edge: Edge) -> str:
+    return f"{_named(edge)} {edge.value.range.reach()}; {facts.half.label} ends at {facts.half.max:.6g}"
+
+
+def _operand_risk(facts: Facts, index: int, need: Need, edge: Edge) -> Risk | None:
+    """What the operand of the node loses at the small end."""
+    tensor, entry, half = edge.value.tensor, edge.value.range, facts.half
+    name, what = str(tensor.name), _named(edge)
     slot = (index, edge.slot)
     if edge.reads and slot in need.raised:
         if half.encode(np.array(entry.absmax)):
