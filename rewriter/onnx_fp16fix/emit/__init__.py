@@ -1,7 +1,6 @@
 """From plan to models: the rescaled FP32 model, and the typed FP16 model made from it."""
 
 from onnx_fp16fix.emit.convert import Converted, convert
-from onnx_fp16fix.emit.dedup import share_constants
 from onnx_fp16fix.emit.edit import half_borders
 from onnx_fp16fix.emit.rescale import Rescaled, rescale
 from onnx_fp16fix.emit.select import selecting_inputs
@@ -13,5 +12,4 @@ __all__ = [
     "half_borders",
     "rescale",
     "selecting_inputs",
-    "share_constants",
 ]

@@ -7,13 +7,15 @@ from collections.abc import Collection
 import onnx
 import onnx_graphsurgeon as gs
 
-from onnx_fp16fix.emit.state import State, as_half, is_constant, is_float, noted
+from onnx_fp16fix.emit.state import State, as_half, noted
 from onnx_fp16fix.emit.weights import halved
 from onnx_fp16fix.graph import ViewNode, border_slots
 from onnx_fp16fix.model.tensors import read_tensor
 from onnx_fp16fix.operators import FloatSlots, float_slots
 
 __all__ = ["choose_slots", "classify"]
+
+_AS_IT_IS = FloatSlots(False, frozenset(), frozenset())
 
 
 def choose_slots(state: State, fp32: Collection[int] | None) -> None:
@@ -35,10 +37,10 @@ def choose_slots(state: State, fp32: Collection[int] | None) -> None:
             fp32 is None
             or node.index in fp32
             or node.op == "Constant"
-            or scope.is_exit_cast(node)
-            or _reads_unknown(state, node, found)
+            or (node.op == "Cast" and scope.is_exit_cast(node))
+            or (state.shared.untyped and _reads_unknown(state, node, found))
         )
-        state.slots.append(FloatSlots(False, frozenset(), frozenset()) if stays else found)
+        state.slots.append(_AS_IT_IS if stays else found)
 
 
 def _reads_unknown(state: State, node: ViewNode, slots: FloatSlots) -> bool:
@@ -51,34 +53,35 @@ def _reads_unknown(state: State, node: ViewNode, slots: FloatSlots) -> bool:
 
 def classify(state: State) -> None:
     """Which tensors are made in FP16, and which must give up their name because it is promised in the other type."""
-    scope = state.scope
+    scope, shared, made_half = state.scope, state.shared, state.half
+    variable = shared.floats - shared.constants
     for name in scope.inputs:
         tensor = scope.tensors[name]
-        if is_float(state, tensor) and _promised_half(state, tensor):
+        if id(tensor) in shared.floats and _promised_half(state, tensor):
             state.half.add(id(tensor))
             _retype_border(state, name)
     _hand_out(state)
-    for node in scope.nodes:
+    for node, slots in zip(scope.nodes, state.slots, strict=True):
         for slot, tensor in enumerate(node.outputs):
-            if not is_float(state, tensor) or is_constant(state, tensor):
+            if (key := id(tensor)) not in variable:
                 continue
-            half = slot in state.slots[node.index].outputs
+            half = slot in slots.outputs
             if half:
-                state.half.add(id(tensor))
-            if id(tensor) in state.shared.promised:
+                made_half.add(key)
+            if key in shared.promised:
                 promised = _promised_half(state, tensor)
                 if promised:
                     _retype_border(state, tensor.name)
                 if promised != half:
-                    suffix = state.shared.half.suffix if half else "float32"
-                    state.stored[id(tensor)] = state.shared.names.fresh(f"{tensor.name}/fp16fix/{suffix}")
+                    suffix = shared.half.suffix if half else "float32"
+                    state.stored[key] = shared.names.fresh(f"{tensor.name}/fp16fix/{suffix}")
 
 
 def _hand_out(state: State) -> None:
     """Constants that a body hands out in FP16 keep their name in that type."""
     for name in state.scope.outputs if state.scope.path in state.shared.borders else ():
         tensor = state.scope.tensors.get(name)
-        if tensor is None or not (is_float(state, tensor) and is_constant(state, tensor)):
+        if tensor is None or id(tensor) not in state.shared.floats & state.shared.constants:
             continue
         if _promised_half(state, tensor):
             state.handed[id(tensor)] = tensor, state.shared.names.fresh(f"{name}/fp16fix/float32")

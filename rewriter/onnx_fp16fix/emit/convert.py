@@ -16,8 +16,9 @@ import onnx_graphsurgeon as gs
 from onnx import TensorProto, helper, numpy_helper
 
 from onnx_fp16fix.emit.classify import choose_slots, classify
+from onnx_fp16fix.emit.dedup import share_constants
 from onnx_fp16fix.emit.select import selecting_inputs
-from onnx_fp16fix.emit.state import Shared, State, as_half, is_constant, is_float, noted
+from onnx_fp16fix.emit.state import Shared, State, as_half, noted
 from onnx_fp16fix.emit.weights import Wanted, halved, halved_all, spool_for, with_spool
 from onnx_fp16fix.graph import ScopeView, ViewNode
 from onnx_fp16fix.half import FP16, FloatType
@@ -52,6 +53,7 @@ def convert(
     half_borders: Mapping[ScopePath, Collection[str]] | None = None,
     select: bool = True,
     forced: Collection[int] = (),
+    share: bool = False,
 ) -> Converted:
     """Type the main graph and the bodies inside it.
 
@@ -61,12 +63,13 @@ def convert(
     body that may run in FP16; bodies not named stay as they are. ``half_borders``: inputs and outputs of bodies that
     become FP16; what they are one value with (``graph.borders``) must be named in all bodies of a node, or in none.
     ``select``: what selects reads FP32 inputs of the graph as they are (``selecting_inputs``), but for
-    the nodes of ``forced``.
+    the nodes of ``forced``. ``share``: equal constants are stored once (``share_constants``).
     """
     scopes = [scope, *scope.inside()]
     outputs = (view.tensor(name) for view in scopes for name in view.outputs)
     promised = frozenset(id(tensor) for tensor in outputs if tensor is not None)
     shared = Shared(half, scope.fresh_names(), promised, guards, half_borders or {}, spool_for(scope.model))
+    shared.survey(scopes)
     states: dict[ScopePath, State] = {}
     if select and not half_io:
         fp32 = {*fp32, *selecting_inputs(scope, half, forced)}
@@ -83,8 +86,9 @@ def convert(
             _type_node(state, node)
     for state in states.values():
         _finish_constants(state)
+    equal = share_constants(list(states.values())) if share else {}
     for state in states.values():
-        _rewrite_nodes(state)
+        _rewrite_nodes(state, {} if state.scope.path else equal)
     made = apply_patches(scope.model, [state.patch for state in states.values()])
     return Converted(
         with_spool(made, shared.spool),
@@ -95,19 +99,20 @@ def convert(
 
 
 def _type_node(state: State, node: ViewNode) -> None:
-    slots = state.slots[node.index]
+    slots, floats, made_half = state.slots[node.index], state.shared.floats, state.half
     either = state.either.get(node.index, ())
     inputs = [tensor.name for tensor in node.inputs]
     for slot, tensor in enumerate(node.inputs):
-        if is_float(state, tensor):
-            half = id(tensor) in state.half if slot in either else slot in slots.inputs
+        if (key := id(tensor)) in floats:
+            half = key in made_half if slot in either else slot in slots.inputs
             inputs[slot] = _operand(state, tensor, half=half)
-    outputs = [state.stored.get(id(tensor), tensor.name) for tensor in node.outputs]
+    outputs = [tensor.name for tensor in node.outputs]
     state.names.append((inputs, outputs))
-    for tensor in node.outputs:
-        if id(tensor) in state.half:
+    for slot, tensor in enumerate(node.outputs):
+        if id(tensor) in made_half:
             _update_value_info(state, tensor)
         if id(tensor) in state.stored:
+            outputs[slot] = state.stored[id(tensor)]
             promised = TensorProto.FLOAT if id(tensor) in state.half else state.shared.half.elem_type
             _add_cast(state, state.stored[id(tensor)], tensor.name, promised, node.index + 1)
 
@@ -115,21 +120,23 @@ def _type_node(state: State, node: ViewNode) -> None:
 def _operand(state: State, tensor: gs.Tensor, *, half: bool) -> str:
     """The name under which a node reads the tensor; casts and copies are made in the scope that it belongs to, so that
     a body does not repeat them."""
-    state = state.owner(tensor)
-    if is_constant(state, tensor):
+    if state.outer is not None:
+        state = state.owner(tensor)
+    place = id(tensor)
+    if place in state.shared.constants:
         return _constant_operand(state, tensor, half=half)
     name = str(tensor.name)
-    if half == (id(tensor) in state.half):
-        return state.stored.get(id(tensor), name)
-    if id(tensor) in state.stored:  # the promised name has the other type
+    if half == (place in state.half):
+        return state.stored.get(place, name)
+    if place in state.stored:  # the promised name has the other type
         return name
     target = state.shared.half.elem_type if half else TensorProto.FLOAT
-    key = (id(tensor), target)
+    key = (place, target)
     if key not in state.cast:
         suffix = state.shared.half.suffix if half else "float32"
         state.cast[key] = state.shared.names.fresh(f"{name}/fp16fix/{suffix}")
         producer = state.scope.producer(tensor)
-        source = state.stored.get(id(tensor), name)
+        source = state.stored.get(place, name)
         _add_cast(state, source, state.cast[key], target, 0 if producer is None else producer.index + 1)
     return state.cast[key]
 
@@ -141,15 +148,16 @@ def _add_cast(state: State, source: str, result: str, to: int, index: int) -> No
 
 
 def _constant_operand(state: State, tensor: gs.Tensor, *, half: bool) -> str:
+    key = id(tensor)
     if not half:
-        state.kept.add(id(tensor))
-        return state.handed[id(tensor)][1] if id(tensor) in state.handed else str(tensor.name)
-    if id(tensor) in state.handed:
+        state.kept.add(key)
+        return state.handed[key][1] if key in state.handed else str(tensor.name)
+    if key in state.handed:
         return str(tensor.name)
-    if id(tensor) not in state.constants:
+    if (known := state.constants.get(key)) is None:
         name = state.shared.names.fresh(f"{tensor.name}/fp16fix/{state.shared.half.suffix}")
-        state.constants[id(tensor)] = (tensor, name)
-    return state.constants[id(tensor)][1]
+        known = state.constants[key] = (tensor, name)
+    return known[1]
 
 
 def _finish_constants(state: State) -> None:
@@ -192,23 +200,25 @@ def _half(state: State, key: int, tensor: gs.Tensor, fresh: str) -> Wanted:
     )
 
 
-def _rewrite_nodes(state: State) -> None:
+def _rewrite_nodes(state: State, equal: Mapping[str, str]) -> None:
     """Nodes that read or make other names than before, or whose type is an attribute."""
-    rename, patch = state.shared.rename, state.patch
+    rename, patch, bodies = state.shared.rename, state.patch, state.scope.bodies
     for node, (inputs, outputs) in zip(state.scope.nodes, state.names, strict=True):
-        inputs = [rename.get(name, name) for name in inputs]
-        if node.index in state.scope.bodies:
+        inputs = [equal.get(name, name) for name in (rename.get(name, name) for name in inputs)]
+        if node.index in bodies:
             patch.rewired[node.index] = (inputs, outputs)
             continue
         typed = node.op in _TYPED_BY_ATTRIBUTE and any(id(tensor) in state.half for tensor in node.outputs)
-        if node.index in patch.replaced or not (
-            typed or inputs != list(node.proto.input) or outputs != list(node.proto.output)
-        ):
+        same_inputs = inputs == [tensor.name for tensor in node.inputs]
+        same_outputs = outputs == [tensor.name for tensor in node.outputs]
+        if node.index in patch.replaced or (same_inputs and same_outputs and not typed):
             continue
         copy = patch.replaced[node.index] = onnx.NodeProto()
         copy.CopyFrom(node.proto)
-        copy.input[:] = inputs
-        copy.output[:] = outputs
+        if not same_inputs:
+            copy.input[:] = inputs
+        if not same_outputs:
+            copy.output[:] = outputs
         if typed:
             _retype_maker(copy, state.shared.half)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 import onnx
@@ -15,7 +15,7 @@ from onnx_fp16fix.half import FloatType
 from onnx_fp16fix.model import Names, Patch, ScopePath, Spool
 from onnx_fp16fix.operators import FloatSlots
 
-__all__ = ["Shared", "State", "as_half", "is_constant", "is_float", "noted"]
+__all__ = ["Shared", "State", "as_half", "noted"]
 
 
 @dataclass
@@ -33,6 +33,24 @@ class Shared:
     raised: list[str] = field(default_factory=list)
     rename: dict[str, str] = field(default_factory=dict)
     """Constants that keep their name after all."""
+    floats: set[int] = field(default_factory=set)
+    """Tensors that are FLOAT, by identity."""
+    constants: set[int] = field(default_factory=set)
+    """Initializers and what Constant nodes make, sparse ones aside."""
+    untyped: bool = False
+    """Whether there are tensors whose type is not known."""
+
+    def survey(self, scopes: Iterable[ScopeView]) -> None:
+        """Note what can be told of all tensors at once; ``scopes`` with those around them."""
+        for scope in scopes:
+            kinds = scope.dtypes()
+            self.floats.update(key for key, kind in kinds.items() if kind == TensorProto.FLOAT)
+            self.untyped = self.untyped or 0 in kinds.values()
+            self.constants.update(
+                id(tensor) for tensor in scope.tensors.values() if isinstance(tensor, ConstantTensor)
+            )
+            made = (n for n in scope.nodes if n.op == "Constant" and not n.domain and n.outputs)
+            self.constants.update(id(node.outputs[0]) for node in made if scope.is_constant(node.outputs[0]))
 
 
 @dataclass
@@ -60,8 +78,6 @@ class State:
     """FP16 copies of constants by tensor."""
     kept: set[int] = field(default_factory=set)
     """Constants that are also needed as they are."""
-    floats: dict[int, bool] = field(default_factory=dict)
-    """Whether a tensor is FLOAT, by identity."""
     handed: dict[int, tuple[gs.Tensor, str]] = field(default_factory=dict)
     """Constants that a body hands out in FP16, with the name of a copy as they are."""
 
@@ -71,27 +87,6 @@ class State:
         while state.outer is not None and state.scope.tensors.get(tensor.name) is not tensor:
             state = state.outer
         return state
-
-
-def is_float(state: State, tensor: gs.Tensor) -> bool:
-    found = state.floats.get(id(tensor))
-    if found is None:
-        found = bool(tensor.name) and state.scope.dtype(tensor.name) == TensorProto.FLOAT
-        state.floats[id(tensor)] = found
-    return found
-
-
-def is_constant(state: State, tensor: gs.Tensor) -> bool:
-    if isinstance(tensor, ConstantTensor):
-        return True
-    scope = state.owner(tensor).scope
-    producer = scope.producer(tensor)
-    return (
-        producer is not None
-        and producer.op == "Constant"
-        and not producer.domain
-        and scope.is_constant(tensor)  # sparse ones are not
-    )
 
 
 def noted(shared: Shared, label: str, made: Halved) -> TensorProto:

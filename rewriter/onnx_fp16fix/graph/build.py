@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import onnx
 import onnx_graphsurgeon as gs
@@ -37,47 +37,39 @@ def _build_scope(scope: Scope, model: Model, types: TypeTable, parent: ScopeView
         overridable = set(view.inputs)
         for tensor in graph.initializer:
             if (name := tensor.name) not in overridable:
-                view.tensors[name] = ConstantTensor(name, tensor, model)
+                view.tensors[name] = ConstantTensor(name, tensor, view)
         for sparse in graph.sparse_initializer:
-            view.tensors[sparse.values.name] = VariableTensor(sparse.values.name)
+            view.tensors[sparse.values.name] = VariableTensor(sparse.values.name, view)
     else:
         view.inputs, view.outputs = tuple(graph.input), tuple(graph.output)
     for name in view.inputs:
-        view.tensors[name] = VariableTensor(name)
+        view.tensors[name] = VariableTensor(name, view)
     # names made here hide outer ones even before their node is reached (bodies may not shadow, but files lie)
-    nodes = [(node, tuple(node.output)) for node in graph.node]
+    nodes = [(node, node.output[:]) for node in graph.node]
     for _, results in nodes:
         for name in results:
             if name and name not in view.tensors:
-                view.tensors[name] = VariableTensor(name)
-    for index, (node, results) in enumerate(nodes):
-        _add_node(view, node, index, results)
+                view.tensors[name] = VariableTensor(name, view)
+    _add_nodes(view, nodes)
     for name in view.outputs:
         _use_outside(view, name)
     return view
 
 
-def _add_node(view: ScopeView, proto: onnx.NodeProto, index: int, results: Sequence[str]) -> None:
-    own, consumers = view.tensors, view._consumers
-    inputs = [own.get(name) or _resolve(view, name) for name in proto.input]
-    outputs = [own[name] if name else VariableTensor() for name in results]
-    node = ViewNode(proto, view.path, index, inputs, outputs)
-    view.nodes.append(node)
-    for slot, tensor in enumerate(inputs):
-        tensor.outputs.append(node)
-        if tensor.name:
-            if (readers := consumers.get(id(tensor))) is None:
-                consumers[id(tensor)] = [(node, slot)]
-            else:
-                readers.append((node, slot))
-    for tensor in outputs:
-        tensor.inputs.append(node)
-        if tensor.name:
-            view._producers[id(tensor)] = node
-    if may_hold_bodies(node.domain, node.op):
-        for _, body in subgraphs(proto):
-            for name in _free_names(body):
-                _use_outside(view, name)
+def _add_nodes(view: ScopeView, nodes: Iterable[tuple[onnx.NodeProto, Sequence[str]]]) -> None:
+    own, producers, path = view.tensors, view._producers, view.path
+    for index, (proto, results) in enumerate(nodes):
+        inputs = [own.get(name) or _resolve(view, name) for name in proto.input[:]]
+        outputs = [own[name] if name else VariableTensor() for name in results]
+        node = ViewNode(proto, path, index, inputs, outputs)
+        view.nodes.append(node)
+        for tensor in outputs:
+            if tensor.name:
+                producers[id(tensor)] = node
+        if may_hold_bodies(node.domain, node.op):
+            for _, body in subgraphs(proto):
+                for name in _free_names(body):
+                    _use_outside(view, name)
 
 
 def _resolve(view: ScopeView, name: str) -> gs.Tensor:
@@ -86,7 +78,7 @@ def _resolve(view: ScopeView, name: str) -> gs.Tensor:
         return VariableTensor()
     tensor = view.tensor(name)
     if tensor is None:  # an undefined name in a function or a broken graph
-        tensor = view.tensors[name] = VariableTensor(name)
+        tensor = view.tensors[name] = VariableTensor(name, view)
     return tensor
 
 

@@ -3,7 +3,8 @@
 graphsurgeon's own importer is quadratic in If nodes, copies outer tensors into bodies and decodes every weight; its
 exporter loses parts of the model. So the view is built here, one pass per scope, with the classes users of
 graphsurgeon know (``gs.Node``, ``gs.Variable``, ``gs.Constant``), and it is read-only: edits are ``model.Patch``es.
-What graphsurgeon does to keep both ends of an edge in step at every assignment is left out for that reason.
+What graphsurgeon does to keep both ends of an edge in step at every assignment is left out for that reason, and what
+makes and reads a tensor is looked up when it is asked for.
 
 Tensors are told apart by identity. graphsurgeon's ``==`` compares names, which mixes up absent inputs and equal names
 in sibling bodies.
@@ -12,7 +13,7 @@ in sibling bodies.
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,10 +21,26 @@ import onnx
 import onnx_graphsurgeon as gs
 from onnx import TensorProto, helper
 
-from onnx_fp16fix.model import Model, ScopePath
+from onnx_fp16fix.model import ScopePath
 from onnx_fp16fix.model.tensors import read_tensor
 
+if TYPE_CHECKING:
+    from onnx_fp16fix.graph.view import ScopeView
+
 __all__ = ["ConstantTensor", "VariableTensor", "ViewNode"]
+
+
+def _makers(tensor: VariableTensor | ConstantTensor) -> list[ViewNode]:
+    """The node that makes the tensor."""
+    maker = None if tensor._scope is None else tensor._scope.producer(tensor)
+    return [] if maker is None else [maker]
+
+
+def _readers(tensor: VariableTensor | ConstantTensor) -> list[ViewNode]:
+    """Nodes that read the tensor, once per operand; those of bodies last."""
+    scope = tensor._scope
+    scopes = () if scope is None else (scope, *scope.inside())
+    return [node for view in scopes for node, _ in view.consumers(tensor)]
 
 
 class VariableTensor(gs.Variable):  # type: ignore[misc]
@@ -34,10 +51,12 @@ class VariableTensor(gs.Variable):  # type: ignore[misc]
     shape = None
     type = "tensor_type"
 
-    def __init__(self, name: str = "") -> None:
+    def __init__(self, name: str = "", scope: ScopeView | None = None) -> None:
         self.name = name
-        self.inputs: list[ViewNode] = []
-        self.outputs: list[ViewNode] = []
+        self._scope = scope
+
+    inputs = property(_makers)
+    outputs = property(_readers)
 
 
 class ConstantTensor(gs.Constant):  # type: ignore[misc]
@@ -47,17 +66,18 @@ class ConstantTensor(gs.Constant):  # type: ignore[misc]
     data_location = None
     _export_dtype = None
 
-    def __init__(self, name: str, proto: TensorProto, model: Model) -> None:
+    def __init__(self, name: str, proto: TensorProto, scope: ScopeView) -> None:
         self.name = name
-        self.inputs: list[ViewNode] = []
-        self.outputs: list[ViewNode] = []
         self.proto = proto
-        self._model = model
+        self._scope = scope
+
+    inputs = property(_makers)
+    outputs = property(_readers)
 
     @property
     def values(self) -> npt.NDArray[Any]:
         """Values, read from where they are stored."""
-        return read_tensor(self.proto, self._model.base_dir)
+        return read_tensor(self.proto, self._scope.model.base_dir)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -88,7 +108,8 @@ class ViewNode(gs.Node):  # type: ignore[misc]
         self.index = index
         self.op = proto.op_type
         self.name = proto.name
-        self.domain = "" if proto.domain == "ai.onnx" else proto.domain
+        domain = proto.domain
+        self.domain = "" if domain == "ai.onnx" else domain
         self.inputs = inputs
         self.outputs = outputs
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -41,7 +42,6 @@ class ScopeView:
     bodies: dict[int, dict[str, ScopeView]] = field(default_factory=dict)
     """Scopes of bodies by node index and path element."""
     _producers: dict[int, ViewNode] = field(default_factory=dict)
-    _consumers: dict[int, list[tuple[ViewNode, int]]] = field(default_factory=dict)
     _outside: dict[int, int] = field(default_factory=dict)
 
     def owner(self, name: str) -> ScopeView | None:
@@ -63,11 +63,9 @@ class ScopeView:
                 yield body
                 yield from body.inside()
 
-    def names(self) -> Iterator[str]:
+    def names(self) -> Iterable[str]:
         """Names of nodes, and of the tensors that they read and make (outer ones aside)."""
-        yield from self.tensors
-        for node in self.nodes:
-            yield node.name
+        return chain(self.tensors, [node.name for node in self.nodes])
 
     def fresh_names(self) -> Names:
         """Names that are new to the whole model; for a main graph."""
@@ -80,6 +78,19 @@ class ScopeView:
     def consumers(self, tensor: gs.Tensor) -> list[tuple[ViewNode, int]]:
         """Nodes of this scope that read the tensor, with the input slot, in node order."""
         return self._consumers.get(id(tensor), [])
+
+    @cached_property
+    def _consumers(self) -> dict[int, list[tuple[ViewNode, int]]]:
+        found: dict[int, list[tuple[ViewNode, int]]] = {}
+        for node in self.nodes:
+            for slot, tensor in enumerate(node.inputs):
+                if not tensor.name:
+                    continue
+                if (readers := found.get(id(tensor))) is None:
+                    found[id(tensor)] = [(node, slot)]
+                else:
+                    readers.append((node, slot))
+        return found
 
     def outside_uses(self, tensor: gs.Tensor) -> int:
         """Uses that are no node of this scope: scope outputs and nodes inside bodies."""
@@ -97,6 +108,14 @@ class ScopeView:
     def _type(self, name: str) -> TensorType:
         scope = self.owner(name)
         return TensorType() if scope is None else self.types.get(scope.path, name)
+
+    def dtypes(self) -> dict[int, int]:
+        """``dtype`` of the scope's own tensors, by identity."""
+        types = self._types
+        return {
+            id(tensor): known.elem_type if (known := types.get(name)) is not None else 0
+            for name, tensor in self.tensors.items()
+        }
 
     @cached_property
     def _types(self) -> Mapping[str, TensorType]:

@@ -58,34 +58,38 @@ def _match_scopes(
 
 def _kept(
     scope: Scope, graph: GraphLike, patch: Patch | None
-) -> Iterator[tuple[int, onnx.NodeProto, onnx.NodeProto]]:
+) -> list[tuple[int, onnx.NodeProto, onnx.NodeProto]]:
     """Nodes that no edit names, each beside its counterpart."""
-    position = 0
-    for index, node in enumerate(scope.graph.node):
-        if patch is not None:
-            position += len(patch.inserted.get(index, ()))
-            if index in patch.removed:
-                continue
-        if patch is None or index not in patch.replaced:
-            if position >= len(graph.node):
+    before, after = list(scope.graph.node), list(graph.node)
+    inserted = {} if patch is None else {index: len(nodes) for index, nodes in patch.inserted.items()}
+    removed, replaced = (set[int](), {}) if patch is None else (patch.removed, patch.replaced)
+    position, found = 0, []
+    for index, node in enumerate(before):
+        if index in inserted:
+            position += inserted[index]
+        if index in removed:
+            continue
+        if index not in replaced:
+            if position >= len(after):
                 raise AssertionError(f"frame check: node {index} of scope {scope.path} is lost")
-            yield index, node, graph.node[position]
+            found.append((index, node, after[position]))
         position += 1
-    if patch is not None:
-        position += len(patch.inserted.get(len(scope.graph.node), ()))
-    if position != len(graph.node):
-        raise AssertionError(f"frame check: scope {scope.path} has {len(graph.node)} nodes, not {position}")
+    position += inserted.get(len(before), 0)
+    if position != len(after):
+        raise AssertionError(f"frame check: scope {scope.path} has {len(after)} nodes, not {position}")
+    return found
 
 
 def _check_scope(scope: Scope, graph: GraphLike, patches: Mapping[ScopePath, Patch]) -> None:
     patch = patches.get(scope.path)
     inner = {int(path[len(scope.path)].split(":")[0]) for path in patches if is_inside(path, scope.path)}
+    rewirings = {} if patch is None else patch.rewired
     for index, old, new in _kept(scope, graph, patch):
-        rewired = patch is not None and index in patch.rewired
-        if index in inner or rewired:
+        if index in inner or index in rewirings:
+            rewired = index in rewirings
             skip = {"attribute"} if index in inner else set()
             _same_fields(old, new, skip | ({"input", "output"} if rewired else set()), f"node '{old.name}'")
-            if patch is not None and rewired and (list(new.input), list(new.output)) != patch.rewired[index]:
+            if rewired and (list(new.input), list(new.output)) != rewirings[index]:
                 raise AssertionError(f"frame check: node '{old.name}' has other names than it was given")
         elif old != new:
             raise AssertionError(f"frame check: node {index} '{old.name}' of scope {scope.path} changed")
@@ -106,12 +110,12 @@ def _check_scope(scope: Scope, graph: GraphLike, patches: Mapping[ScopePath, Pat
             for tensor in graph.initializer[: len(graph.initializer) - added]
             if tensor.name not in edited
         ]
-        if len(kept) != len(rest) or any(old != new for old, new in zip(kept, rest, strict=True)):
+        if kept != rest:
             raise AssertionError(f"frame check: an initializer of scope {scope.path} changed")
     named = set() if patch is None else set(patch.value_info)
     old_info = [info for info in scope.graph.value_info if info.name not in named]
     new_info = [info for info in graph.value_info if info.name not in named]
-    if len(old_info) != len(new_info) or any(a != b for a, b in zip(old_info, new_info, strict=True)):
+    if old_info != new_info:
         raise AssertionError(f"frame check: a value_info of scope {scope.path} changed")
 
 

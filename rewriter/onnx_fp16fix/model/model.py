@@ -112,5 +112,7 @@ def subgraphs(node: onnx.NodeProto) -> Iterator[tuple[str, onnx.GraphProto]]:
 def _walk(scope: Scope) -> Iterator[Scope]:
     yield scope
     for index, node in enumerate(scope.graph.node):
+        if not may_hold_bodies(node.domain, node.op_type):
+            continue
         for element, graph in subgraphs(node):
             yield from _walk(Scope((*scope.path, f"{index}:{element}"), graph, scope))

@@ -24,8 +24,8 @@ class Names:
             else:
                 for node in graph.node:
                     self._used.add(node.name)
-                    self._used.update(node.input)
-                    self._used.update(node.output)
+                    self._used.update(node.input[:])
+                    self._used.update(node.output[:])
             self._used.update(info.name for info in graph.value_info)
             if hasattr(graph, "initializer"):
                 self._used.update(tensor.name for tensor in graph.initializer)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import onnx
@@ -10,9 +10,9 @@ import onnx
 from onnx_fp16fix.model.frame import check_frame, is_inside
 from onnx_fp16fix.model.model import GraphLike, Model, ScopePath
 
-__all__ = ["Patch", "apply_patches"]
+__all__ = ["FREE_INITIALIZERS", "Patch", "apply_patches"]
 
-_FREE_INITIALIZERS = 4
+FREE_INITIALIZERS = 4
 """First IR version in which an initializer need not be a graph input."""
 
 
@@ -75,7 +75,7 @@ def apply_patches(model: Model, patches: Iterable[Patch]) -> Model:
             by_scope[patch.scope].merge(patch)
     if not by_scope:
         return model
-    if model.proto.ir_version < _FREE_INITIALIZERS:
+    if model.proto.ir_version < FREE_INITIALIZERS:
         for patch in by_scope.values():
             _as_constants(patch)
     proto = onnx.ModelProto()
@@ -120,26 +120,36 @@ def _edited_inside(path: ScopePath, patches: Iterable[ScopePath]) -> set[int]:
 
 def _rebuild(graph: GraphLike, before: GraphLike, patch: Patch, edited_inside: Collection[int]) -> None:
     """``before`` is the graph in the old model, which still holds what is kept while this one is cleared."""
-    nodes: list[onnx.NodeProto] = []
-    for index, node in enumerate(before.node):
-        nodes += patch.inserted.get(index, ())
-        if index in patch.removed:
-            continue
-        kept = node
-        if index in edited_inside or index in patch.rewired:
-            kept = _copy(graph.node[index])
-            if index in patch.rewired:
-                kept.input[:], kept.output[:] = patch.rewired[index]
-        nodes.append(patch.replaced.get(index, kept))
-    nodes += patch.inserted.get(len(before.node), ())
+    nodes = list(before.node)
+    for index in {*edited_inside, *patch.rewired}:
+        nodes[index] = _copy(graph.node[index])
+    for index, (inputs, outputs) in patch.rewired.items():
+        nodes[index].input[:], nodes[index].output[:] = inputs, outputs
+    for index, node in patch.replaced.items():
+        nodes[index] = node
     del graph.node[:]
-    graph.node.extend(nodes)
+    graph.node.extend(_edited(nodes, patch.removed, patch.inserted))
     if isinstance(graph, onnx.GraphProto):
         _rebuild_initializers(graph, patch)
         for info in (*graph.input, *graph.output):
             if info.name in patch.border:
                 info.CopyFrom(patch.border[info.name])
     _rebuild_value_info(graph, patch)
+
+
+def _edited(
+    nodes: Sequence[onnx.NodeProto],
+    removed: Collection[int],
+    inserted: Mapping[int, Sequence[onnx.NodeProto]],
+) -> list[onnx.NodeProto]:
+    """The nodes without those removed, and with what is inserted before an index (the end: their number)."""
+    found: list[onnx.NodeProto] = []
+    start = 0
+    for index in sorted({*removed, *inserted}):
+        found += nodes[start:index]
+        found += inserted.get(index, ())
+        start = index + (index in removed)
+    return [*found, *nodes[start:]]
 
 
 def _copy(node: onnx.NodeProto) -> onnx.NodeProto:

@@ -11,7 +11,7 @@ from pydantic import JsonValue
 from onnx_fp16fix.calibrate import RangeTable
 from onnx_fp16fix.calibrate.ranges import tensor_key
 from onnx_fp16fix.document import Finding, PlanEntry, RunDocument
-from onnx_fp16fix.emit import Rescaled, convert, half_borders, rescale, share_constants
+from onnx_fp16fix.emit import Rescaled, convert, half_borders, rescale
 from onnx_fp16fix.graph import GraphView, ScopeView, ViewNode, build_view
 from onnx_fp16fix.half import BF16, FP16, FloatType
 from onnx_fp16fix.language import parse_target
@@ -129,9 +129,9 @@ def emit(run: Run, state: State, precision: Precision, io: Io) -> Emitted:
             converted = convert(
                 view.main, fp32_nodes, half=state.half_type, half_io=io != "fp32",
                 guards=rescaled.raised, bodies=bodies, half_borders=rescaled.half_borders,
-                forced=_forced(state, rescaled),
+                forced=_forced(state, rescaled), share=True,
             )  # fmt: skip
-            result, casts = share_constants(converted.model), converted.casts
+            result, casts = converted.model, converted.casts
             findings = constant_findings(converted, state.half_type, rescaled.raised)
         exponents = _moved(rescaled.exponents, state.model, result)
     nodes, kept = fp32_model.proto.graph.node, sum(len(part.fp32) for _, part in plan.scopes())

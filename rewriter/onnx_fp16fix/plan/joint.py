@@ -44,6 +44,7 @@ class JointScope(ScopeView):
     crossings: dict[int, Crossing] = field(default_factory=dict)
     owners: dict[int, ScopeView] = field(default_factory=dict)
     """Scopes by the identity of their tensors."""
+    _consumers: dict[int, list[tuple[ViewNode, int]]] = field(default_factory=dict)
     whole: dict[ScopePath, str] = field(default_factory=dict)
     """Bodies that stay as they are, with the reason."""
 
