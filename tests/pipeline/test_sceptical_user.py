@@ -53,6 +53,23 @@ def test_nothing_to_compare_is_not_a_pass() -> None:
     assert "no finite value in FP32 already" in outcome.verification.failures[0]
 
 
+def minus_infinity(sign: str) -> onnx.ModelProto:
+    body = f"y = Relu(x) z = Sub(x, x) m = Log(z) l = {sign}(m)"
+    return model(f"(float[4,8] x) => (float[4,8] y, float[4,8] l) {{ {body} }}")
+
+
+def test_an_output_that_is_never_finite_does_not_hide_the_others() -> None:
+    """A log-likelihood of minus infinity in FP32 and FP16; where FP16 makes something else of it, that fails."""
+    outcome = onnx_fp16fix.fix(minus_infinity("Identity"), {"x": X}, tensorrt="off")
+    assert outcome.run.status == "ok"
+    assert outcome.verification is not None
+    assert any("'l' has no finite value in FP32" in text for text in outcome.verification.not_checked)
+    wrong = onnx_fp16fix.verify(
+        minus_infinity("Identity"), minus_infinity("Neg"), {"x": X}, as_type="fp16", tensorrt="off"
+    )
+    assert wrong.run.status == "rejected"
+
+
 def test_the_data_file_of_another_model_is_left_alone(tmp_path: Path) -> None:
     weights = {"w": np.eye(8)}
     onnx.save_model(
