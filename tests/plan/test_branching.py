@@ -55,6 +55,7 @@ def _price(part: Arrays, values: np.ndarray | None) -> float:
 def test_each_has_the_price_it_has_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(program, "_GAP", 0.0)
     monkeypatch.setattr(branching, "_TOGETHER", 25)
+    monkeypatch.setattr(branching, "_EACH", 500)
     parts = [_like_a_layer(seed, scale) for scale in (0.1, 1.0) for seed in range(30)]
     assert len({part.structure() for part in parts}) == 1
     found = branching.solve_alike(parts)

@@ -20,7 +20,7 @@ __all__ = ["solve_alike"]
 _EQUAL = 1e-6
 _ROUNDS = 40
 """Rounds in which bounds follow from each other; usually they are done after a few."""
-_CASES, _EACH, _CALL = 60, 40, 3
+_CASES, _EACH, _CALL = 60, 60, 3
 """Cases looked at in all, and besides for each program; a look at few programs counts as one at so many more."""
 _TOGETHER = 256
 """Programs at a time: their numbers stay in the cache."""
@@ -251,7 +251,7 @@ class _Search:
         elif self.binary[places].any():
             self._choose(numbers, ends, least, places[self.binary[places]])
         else:
-            self._split(numbers, ends, least, int(places[np.argmax(self.degree[places])]))
+            self._split(numbers, ends, least, places)
 
     def _choose(self, numbers: _Numbers, ends: Floats, least: Floats, places: Ints) -> None:
         """The dearer half of these choices not made, or one of them, from the cheapest on."""
@@ -269,9 +269,15 @@ class _Search:
                 self._search(numbers.take(chosen), case)
             ends[other + place] = np.maximum(0, ends[other + place])
 
-    def _split(self, numbers: _Numbers, ends: Floats, least: Floats, place: int) -> None:
-        """An integer as near to 0 as may be, or below that, or above."""
-        other = self.frame.count + place
+    def _split(self, numbers: _Numbers, ends: Floats, least: Floats, places: Ints) -> None:
+        """All of these integers as near to 0 as may be; then one of them there, or below that, or above."""
+        place, other = int(places[np.argmax(self.degree[places])]), self.frame.count
+        if len(places) > 1:
+            case = ends.copy()
+            case[places] = np.clip(0, ends[places], -ends[other + places])
+            case[other + places] = -case[places]
+            self._search(numbers, case)
+        other += place
         low, high = ends[place], -ends[other]
         middle = np.clip(0, low, high)
         for start, end in ((middle, middle), (low, middle - 1), (middle + 1, high)):
@@ -296,10 +302,12 @@ class _Search:
     def _follow(self, numbers: _Numbers, ends: Floats) -> tuple[_Numbers, Floats]:
         """Programs that may have a better answer within the ends, with all that follows from these."""
         frame, count = self.frame, self.frame.count
+        least = frame.least_price(numbers, ends)
+        alive = self._better(numbers, least)
+        frame.afford(numbers, ends, self.best[numbers.of] - least)
         for _ in range(_ROUNDS):
-            least = frame.least_price(numbers, ends)
-            alive = self._better(numbers, least)
-            frame.afford(numbers, ends, self.best[numbers.of] - least)
+            if not alive.all():
+                numbers, ends = numbers.take(alive), ends[:, alive]
             taken = ends.take(frame.takes, axis=0) * numbers.size
             excess = frame.sums.reduce(np.add, taken) - numbers.bound
             reached = excess.take(frame.sums.of, axis=0)
@@ -308,12 +316,8 @@ class _Search:
             reached = frame.given.reduce(np.maximum, reached)
             reached = np.where(frame.rounded, np.ceil(reached - _EQUAL), reached)
             before = ends[frame.given.labels]
-            moving: Bools = np.any(reached > before + _EQUAL, axis=0)
             ends[frame.given.labels] = np.maximum(before, reached)
-            alive &= np.all(excess <= _EQUAL, axis=0)
-            alive &= np.all(ends[:count] + ends[count:] <= _EQUAL, axis=0)
-            if not alive.all():
-                numbers, ends, moving = numbers.take(alive), ends[:, alive], moving[alive]
-            if not moving.any():
+            alive = np.all(excess <= _EQUAL, axis=0) & np.all(ends[:count] + ends[count:] <= _EQUAL, axis=0)
+            if not (reached > before + _EQUAL)[:, alive].any():
                 break
-        return numbers, ends
+        return numbers.take(alive), ends[:, alive]
