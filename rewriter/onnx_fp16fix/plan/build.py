@@ -16,7 +16,7 @@ from onnx_fp16fix.operators import flops
 from onnx_fp16fix.plan.edges import TensorView
 from onnx_fp16fix.plan.problem import Problem
 from onnx_fp16fix.plan.program import combine
-from onnx_fp16fix.plan.rows import operand_rows, relation_rows, tensor_rows
+from onnx_fp16fix.plan.rows import node_rows, tensor_rows
 from onnx_fp16fix.plan.variables import node_variables, tensor_variables
 
 __all__ = ["build_problem"]
@@ -37,8 +37,7 @@ def build_problem(problem: Problem, *, max_fp32_flops: float | None = None) -> P
     for tensor in tensors:
         tensor_variables(problem, tensor)
     for index in nodes:
-        relation_rows(problem, index)
-        operand_rows(problem, index)
+        node_rows(problem, index)
     for tensor in tensors:
         tensor_rows(problem, tensor)
     if max_fp32_flops is not None:

@@ -7,7 +7,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -54,13 +54,39 @@ class Program:
         self.cost.append(cost)
         return len(self.cost) - 1
 
+    def chain(self, lengths: Sequence[tuple[float, float]]) -> range:
+        """Add a variable for each length, of so many units at such a price each."""
+        start, count = len(self.cost), len(lengths)
+        self.lower += (0.0,) * count
+        self.upper += [units for units, _ in lengths]
+        self.integer += (False,) * count
+        self.cost += [price for _, price in lengths]
+        return range(start, start + count)
+
+    def magnitude(self, of: int, most: float, price: float) -> None:
+        """Add a variable that is the absolute value of another, where its price keeps it small."""
+        size = self.variable(0, most, price)
+        if self.upper[of] > 0:
+            self.add((size, of), (1.0, -1.0), 0, math.inf)
+        if self.lower[of] < 0:
+            self.add((size, of), (1.0, 1.0), 0, math.inf)
+
+    def switch(self, of: int, most: float, price: float) -> None:
+        """Add a variable that is 1 unless another, which is within ``most`` of 0, is 0."""
+        used = self.variable(0, 1, price, integer=True)
+        if most > 0:
+            self.add((of, used), (1.0, -most), -math.inf, 0)
+            self.add((of, used), (1.0, most), 0, math.inf)
+
     def least(self, terms: Terms, weight: float = 1.0) -> float:
         """Smallest value that weight * terms can take within the variables' bounds."""
-        total = 0.0
+        total, lower, upper = 0.0, self.lower, self.upper
         for variable, value in terms.items():
             factor = weight * value
-            bound = 1.0 if variable == self.ONE else (self.lower if factor > 0 else self.upper)[variable]
-            total += factor * bound
+            if variable < 0:
+                total += factor
+            else:
+                total += factor * (lower[variable] if factor > 0 else upper[variable])
         return total
 
     def row(self, terms: Terms, lower: float = -math.inf, upper: float = math.inf) -> None:
@@ -70,15 +96,22 @@ class Program:
             terms = {variable: value for variable, value in terms.items() if variable != self.ONE}
             lower, upper = lower - constant, upper - constant
         smallest = largest = 0.0
+        lowers, uppers = self.lower, self.upper
         for variable, value in terms.items():
-            least, most = value * self.lower[variable], value * self.upper[variable]
-            smallest += least if value > 0 else most
-            largest += most if value > 0 else least
-        if smallest >= lower and largest <= upper:
-            return
-        self._columns += terms
-        self._values += terms.values()
-        self._lengths.append(len(terms))
+            if value > 0:
+                smallest += value * lowers[variable]
+                largest += value * uppers[variable]
+            else:
+                smallest += value * uppers[variable]
+                largest += value * lowers[variable]
+        if smallest < lower or largest > upper:
+            self.add(terms, terms.values(), lower, upper)
+
+    def add(self, columns: Collection[int], values: Iterable[float], lower: float, upper: float) -> None:
+        """Add a row as it is, from its variables and their coefficients."""
+        self._columns += columns
+        self._values += values
+        self._lengths.append(len(columns))
         self._row_lower.append(lower)
         self._row_upper.append(upper)
 

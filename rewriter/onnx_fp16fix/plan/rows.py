@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from math import inf
 
-from onnx_fp16fix.operators import out
+from onnx_fp16fix.operators import Operand, out
 from onnx_fp16fix.plan.edges import Edge, TensorView
 from onnx_fp16fix.plan.facts import SUMS, NodeView
 from onnx_fp16fix.plan.prices import Prices
 from onnx_fp16fix.plan.problem import LIMIT, ZERO, Problem
-from onnx_fp16fix.plan.program import Terms, combine
+from onnx_fp16fix.plan.program import Program, Terms, combine
 from onnx_fp16fix.plan.tolerate import passes_overflow
 
-__all__ = ["operand_rows", "relation_rows", "tensor_rows", "typical_bits"]
+__all__ = ["node_rows", "tensor_rows", "typical_bits"]
 
 _BIASED = frozenset(
     """Conv ConvTranspose Gemm LayerNormalization GroupNormalization InstanceNormalization
@@ -21,40 +22,61 @@ _BIASED = frozenset(
 """Ops whose third input is added to the result."""
 
 
-def relation_rows(problem: Problem, index: int) -> None:
-    """The node's equations, its pinned operands, and the values inside its kernel."""
+def node_rows(problem: Problem, index: int) -> None:
+    """The node's equations, its pinned operands, the values inside its kernel, and what it asks of its operands."""
     view, program = problem.views[index], problem.program
-    relation = view.relation
+    exponents = {operand: problem.operand(index, operand) for operand in view.edges}
+    relation, precision = view.relation, problem.precision(index)
     for equation in relation.equations:
-        program.row(combine((problem.operand(index, o), weight) for o, weight in equation), 0, 0)
+        program.row(combine((exponents.get(o, ZERO), weight) for o, weight in equation), 0, 0)
     for edge in view.edges.values():
         if not edge.movable:
-            program.row(problem.operand(index, edge.operand), 0, 0)
+            program.row(exponents[edge.operand], 0, 0)
     for inner in relation.inner:
         if inner.magnitude > 0:
             lowest = problem.facts.lowest_for(inner.magnitude * problem.facts.margin)
-            exponent = problem.operand(index, inner.operand)
-            _at_least(problem, exponent, inner.coefficient, lowest, problem.precision(index))
+            _at_least(problem, exponents.get(inner.operand, ZERO), inner.coefficient, lowest, precision)
+    _operand_rows(problem, index, exponents)
 
 
 def _at_least(problem: Problem, exponent: Terms, weight: int, lowest: int, escape: Terms) -> None:
     """weight * exponent >= lowest, unless escape = 1."""
-    slack = lowest - problem.program.least(exponent, weight)
-    if slack > 0:
-        problem.program.row(combine([(exponent, weight), (escape, slack)]), lower=lowest)
+    program = problem.program
+    slack = lowest - program.least(exponent, weight)
+    if slack <= 0 or Program.ONE in escape:
+        return
+    columns, values, constant = _parts(exponent)
+    if weight != 1:
+        values = [weight * value for value in values]
+    for variable, value in escape.items():
+        columns.append(variable)
+        values.append(slack * value)
+    program.add(columns, values, lowest - weight * constant, inf)
 
 
 def _at_most(
     problem: Problem, exponent: Terms, highest: int, escape: Terms, lost: Sequence[tuple[int, float]]
 ) -> None:
     """exponent <= highest + bits lost, unless escape = 1; ``lost``: so many bits at such a price each, rising."""
-    slack = -problem.program.least(exponent, -1) - highest
-    if slack <= 0:
+    program = problem.program
+    slack = -program.least(exponent, -1) - highest
+    if slack <= 0 or Program.ONE in escape:
         return
-    terms = combine([(exponent, 1.0), (escape, -slack)])
-    for bits, price in lost:
-        terms[problem.program.variable(0, bits, price)] = -1.0
-    problem.program.row(terms, upper=highest)
+    columns, values, constant = _parts(exponent)
+    for variable, value in escape.items():
+        columns.append(variable)
+        values.append(-slack * value)
+    columns += program.chain(lost)
+    values += (-1.0,) * len(lost)
+    program.add(columns, values, -inf, highest - constant)
+
+
+def _parts(terms: Terms) -> tuple[list[int], list[float], float]:
+    """Variables, their coefficients, and the constant."""
+    if Program.ONE not in terms:
+        return list(terms), list(terms.values()), 0.0
+    rest = {variable: value for variable, value in terms.items() if variable != Program.ONE}
+    return list(rest), list(rest.values()), terms[Program.ONE]
 
 
 def typical_bits(prices: Prices, numel: int) -> list[tuple[int, float]]:
@@ -79,14 +101,14 @@ def _need_rows(problem: Problem, value: TensorView, exponent: Terms, escape: Ter
         _at_most(problem, exponent, guard, escape, [])
 
 
-def operand_rows(problem: Problem, index: int) -> None:
+def _operand_rows(problem: Problem, index: int, exponents: Mapping[Operand, Terms]) -> None:
     """What an FP16 operand must satisfy as this node sees it."""
     view, facts, tolerant = problem.views[index], problem.facts, problem.tolerant
     for edge in view.edges.values():
         if not edge.reads:
             continue
         slot, value = (index, edge.slot), edge.value
-        exponent, escape = problem.operand(index, edge.operand), problem.read(index, edge.slot)
+        exponent, escape = exponents[edge.operand], problem.read(index, edge.slot)
         if (room := problem.rooms.operand(slot, value.key)) is not None:
             problem.program.row(exponent, *room)
         harmless = edge.slot in view.relation.saturating or (
@@ -141,9 +163,10 @@ def _cast_rows(problem: Problem, value: TensorView, made: Terms) -> None:
     program = problem.program
     price = problem.prices.cast(value.range.numel) * problem.facts.repeats(value.tensor)
     reads = [problem.read(index, slot) for index, slot in value.readers]
-    if all(read == made for read in reads):
+    others = {tuple(read): read for read in reads if read != made}  # a precision is one variable, 1 or 0
+    if not others:
         return
     down, up = program.variable(0, 1, price), program.variable(0, 1, price)
-    for read in reads:
-        program.row(combine([({down: 1.0}, 1), (made, -1), (read, 1)]), lower=0)
-        program.row(combine([({up: 1.0}, 1), (read, -1), (made, 1)]), lower=0)
+    for read in others.values():
+        program.row({down: 1.0, **dict.fromkeys(made, -1.0), **read}, lower=0)
+        program.row({up: 1.0, **made, **dict.fromkeys(read, -1.0)}, lower=0)

@@ -153,9 +153,7 @@ def _within(bounds: tuple[int, int], room: Interval | None) -> tuple[int, int]:
 def _exponent_variable(problem: Problem, bounds: tuple[int, int]) -> int:
     program = problem.program
     variable = program.variable(*bounds, integer=True)
-    size = program.variable(0, max(map(abs, bounds)), problem.prices.step)
-    program.row({size: 1, variable: -1}, lower=0)
-    program.row({size: 1, variable: 1}, lower=0)
+    program.magnitude(variable, max(map(abs, bounds)), problem.prices.step)
     return variable
 
 
@@ -165,9 +163,7 @@ def _shift_variable(problem: Problem, value: TensorView, numel: int) -> int:
     bound = most - least
     variable = program.variable(-bound, bound, integer=True)
     price = problem.prices.mul(numel) * problem.facts.repeats(value.tensor)
-    used = program.variable(0, 1, price, integer=True)
-    program.row({variable: 1, used: -bound}, upper=0)
-    program.row({variable: 1, used: bound}, lower=0)
+    program.switch(variable, bound, price)
     return variable
 
 
