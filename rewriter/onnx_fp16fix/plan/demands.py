@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
 from dataclasses import dataclass, field
 
 from onnx_fp16fix.operators import Operand, inp
@@ -14,7 +15,7 @@ from onnx_fp16fix.plan.ties import Ties
 from onnx_fp16fix.plan.tolerate import passes_overflow
 from onnx_fp16fix.plan.variables import constant_range, exponent_range, may_shift
 
-__all__ = ["Bits", "Demands", "find_demands"]
+__all__ = ["Bits", "Demands", "find_demands", "find_linked"]
 
 Bits = tuple[tuple[float, float], ...]
 """Bits that may be lost at such a price each, rising; beyond them none may."""
@@ -68,12 +69,15 @@ class Demands:
         return self.ties.variable()
 
 
-def find_demands(problem: Problem, *, linked: bool = False) -> Demands:
-    """Demands of the region of ``problem``, which needs no variables yet.
+def find_demands(problem: Problem) -> Demands:
+    """Demands of the region of ``problem``, which needs no variables yet."""
+    return _Collector(problem, linked=False).collect(problem.nodes)
 
-    ``linked``: operands that may get a Mul have a variable of their own, linked to that of the tensor.
-    """
-    return _Collector(problem, linked).collect()
+
+def find_linked(problem: Problem, nodes: Set[int]) -> Demands:
+    """Demands of some nodes of the region, where operands that may get a Mul have a variable of their own, linked to
+    that of the tensor."""
+    return _Collector(problem, linked=True).collect(nodes)
 
 
 class _Collector:
@@ -90,9 +94,9 @@ class _Collector:
         self.typical_of: dict[int, int] = {}
         """Number of the bits that a tensor of so many elements may lose."""
 
-    def collect(self) -> Demands:
+    def collect(self, nodes: Set[int]) -> Demands:
         values: dict[int, TensorView] = {}
-        for index in sorted(self.problem.nodes):
+        for index in sorted(nodes):
             self._node(self.problem.views[index], values)
         for value in values.values():
             self._tensor(value)

@@ -8,7 +8,7 @@ from onnx_fp16fix.plan.edges import Edge, TensorView
 from onnx_fp16fix.plan.facts import NodeView
 from onnx_fp16fix.plan.need import Need
 
-__all__ = ["is_hub", "is_small", "neighbours", "prone_to_fp32", "region"]
+__all__ = ["add_tied", "is_hub", "is_small", "neighbours", "prone_to_fp32", "region"]
 
 _RIM = 2
 """Steps beyond what shares a scale: neighbours that may join an FP32 island or share a shift of weights."""
@@ -41,13 +41,13 @@ def region(views: Sequence[NodeView], seeds: Collection[int]) -> frozenset[int]:
         return frozenset(range(len(views)))
     chosen, new = set[int](), set(seeds)
     for _ in range(_RIM):
-        reached = _add_tied(views, new, chosen)
+        reached = add_tied(views, new, chosen)
         new = set[int]().union(*(neighbours(views[index]) for index in reached)) - chosen
-    _add_tied(views, new, chosen)
+    add_tied(views, new, chosen)
     return frozenset(chosen)
 
 
-def _add_tied(views: Sequence[NodeView], new: Collection[int], chosen: set[int]) -> set[int]:
+def add_tied(views: Sequence[NodeView], new: Collection[int], chosen: set[int]) -> set[int]:
     """Add the ``new`` nodes to the chosen ones, and follow exponents that no constant operand can absorb, from each of
     them outwards; all nodes added."""
     added, stack = set(new), list(new)

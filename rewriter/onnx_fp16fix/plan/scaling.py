@@ -156,9 +156,15 @@ class Unknowns:
         prices = np.zeros((len(places), len(values)))
         position = np.full(len(self.low), -1)
         position[places] = np.arange(len(places))
-        chosen = position[self.unknown] >= 0
-        excess = np.outer(self.slope[chosen], values) - self.offset[chosen, None]
-        np.add.at(prices, position[self.unknown[chosen]], np.maximum(excess, 0) * self.price[chosen, None])
+        chosen = np.flatnonzero(position[self.unknown] >= 0)
+        if chosen.size:
+            owner = position[self.unknown[chosen]]
+            order = np.argsort(owner, kind="stable")
+            chosen, owner = chosen[order], owner[order]
+            excess = np.outer(self.slope[chosen], values) - self.offset[chosen, None]
+            starts = np.flatnonzero(np.diff(owner, prepend=-1))
+            paid = np.maximum(excess, 0) * self.price[chosen, None]
+            prices[owner[starts]] = np.add.reduceat(paid, starts)
         outside = (values < self.low[places, None]) | (values > self.high[places, None])
         prices[outside] = np.inf
         return prices

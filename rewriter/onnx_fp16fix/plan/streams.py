@@ -9,13 +9,15 @@ are found exactly, from its leaves to its root and back. With those of the strea
 
 from __future__ import annotations
 
+from collections.abc import Set
+
 import numpy as np
 import numpy.typing as npt
 
-from onnx_fp16fix.plan.demands import Demands, find_demands
+from onnx_fp16fix.plan.demands import Demands, find_linked
 from onnx_fp16fix.plan.facts import SUMS
 from onnx_fp16fix.plan.problem import Problem
-from onnx_fp16fix.plan.region import is_hub
+from onnx_fp16fix.plan.region import add_tied, is_hub
 from onnx_fp16fix.plan.scaling import Unknowns
 from onnx_fp16fix.plan.variables import price_of_fp32
 
@@ -31,8 +33,11 @@ def held_streams(problem: Problem) -> dict[int, int]:
     keys = _streams(problem)
     if not keys:
         return {}
-    demands = find_demands(problem, linked=True)
-    tree = _Tree(demands, problem, [demands.exponent[key] for key in keys])
+    nodes = (
+        add_tied(problem.views, frozenset().union(*map(problem.facts.touching, keys)), set()) & problem.nodes
+    )
+    demands = find_linked(problem, nodes)
+    tree = _Tree(demands, problem, nodes, [demands.exponent[key] for key in keys])
     values = tree.values()
     return {} if values is None else {key: values[demands.exponent[key]] for key in keys}
 
@@ -67,15 +72,16 @@ class _Tree:
     values in ``range``; inf where it may not be. ``wanted``: variables whose values are to be found.
     """
 
-    def __init__(self, demands: Demands, problem: Problem, wanted: list[int]) -> None:
+    def __init__(self, demands: Demands, problem: Problem, nodes: Set[int], wanted: list[int]) -> None:
         self.unknowns = unknowns = Unknowns(demands, demands.ties.classes(), problem)
         self.reach = problem.bound
         self.range = np.arange(-self.reach, self.reach + 1)
+        self._where: dict[tuple[int, int], tuple[npt.NDArray[np.bool_], npt.NDArray[np.int64]]] = {}
         self.links: dict[int, list[tuple[int, int, int, float]]] = {int(unknowns.of[v]): [] for v in wanted}
         own = self._link(demands)
         places = np.array(sorted(self.links), np.int64)
         prices = unknowns.priced(places) + unknowns.steps[places, None] * np.abs(self.range)
-        escape = self._escapes(demands, problem)[places, None]
+        escape = self._escapes(demands, problem, nodes)[places, None]
         prices[prices < np.inf] = np.minimum(prices, escape)[prices < np.inf]
         self.prices: dict[int, Floats] = dict(zip(places.tolist(), prices, strict=True))
         for place, factor, price in own:
@@ -112,15 +118,15 @@ class _Tree:
                 self.links.setdefault(b, []).append((a, g, f, price))
         return own
 
-    def _escapes(self, demands: Demands, problem: Problem) -> Floats:
-        """What FP32 of all nodes that make tensors of a class costs, with a cast to it and one back for each."""
+    def _escapes(self, demands: Demands, problem: Problem, nodes: Set[int]) -> Floats:
+        """What FP32 of all nodes that make tensors of a class costs, with a cast of each tensor."""
         prices, of = np.zeros(len(self.unknowns.pinned)), self.unknowns.of
-        tensors = {e.value.key: e.value for i in problem.nodes for e in problem.views[i].edges.values()}
-        for key, variable in demands.exponent.items():
-            value = tensors[key]
-            if variable and value.maker is not None:
-                price = price_of_fp32(problem.views[value.maker], problem.prices)
-                prices[of[variable]] += price + problem.prices.cast(value.range.numel)
+        for view in (problem.views[index] for index in sorted(nodes)):
+            for edge in view.edges.values():
+                place = 0 if edge.reads else int(of[demands.exponent[edge.value.key]])
+                if place in self.links:
+                    cast = problem.prices.cast(edge.value.range.numel)
+                    prices[place] += price_of_fp32(view, problem.prices) + cast
         return prices
 
     def values(self) -> list[int] | None:
@@ -163,8 +169,11 @@ class _Tree:
 
     def _tied(self, prices: Floats, factor: int, over: int) -> Floats:
         """Prices by the value x of a class for which factor * own value is over * x."""
-        value = self.range * over
-        fits = (value % factor == 0) & (np.abs(value // factor) <= self.reach)
-        tied = np.full(len(self.range), np.inf)
-        tied[fits] = prices[value[fits] // factor + self.reach]
-        return tied
+        if factor == over:
+            return prices
+        if (factor, over) not in self._where:
+            value = self.range * over
+            fits = (value % factor == 0) & (np.abs(value // factor) <= self.reach)
+            self._where[factor, over] = fits, np.where(fits, value // factor + self.reach, 0)
+        fits, where = self._where[factor, over]
+        return np.where(fits, prices[where], np.inf)
