@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx_fp16fix.calibrate import calibrate, open_data
 from onnx_fp16fix.graph import build_view
 from onnx_fp16fix.model import wrap_model
-from onnx_fp16fix.plan import Plan, make_plan, planner, region
+from onnx_fp16fix.plan import Plan, make_plan, planner, region, solving
 from onnx_fp16fix.plan.prices import Prices
 from onnx_fp16fix.plan.ties import Ties
 from onnx_text import model
@@ -154,7 +154,7 @@ def test_a_tied_stream_is_rescaled_as_a_whole_without_muls(blocks: int) -> None:
     proto = chain(blocks)
     scope = build_view(wrap_model(proto)).main
     ranges = calibrate(proto, open_data([{"x": np.ones((4, 8), np.float32)}], proto))
-    with mock.patch.object(planner, "build_problem", side_effect=AssertionError("not needed")):
+    with mock.patch.object(solving, "build_problem", side_effect=AssertionError("not needed")):
         plan = make_plan(scope, ranges)
     assert not plan.fp32
     assert not plan.inserted_muls()

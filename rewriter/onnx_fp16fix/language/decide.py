@@ -176,7 +176,8 @@ class Decider:
     def _record(
         self, rule: Rule, match: Match, facts: MatchFacts, status: Any, reason: str, clause: str, **more: Any
     ) -> MatchRecord:
-        nodes = [match.scope.nodes[index] for index in sorted(match.nodes)]
+        indices = sorted(match.nodes)
+        nodes = [match.scope.nodes[index] for index in indices]
         tensors = {b.tensor.name: None for b in match.bindings.values() if b.tensor is not None}
         return MatchRecord(
             rule=rule.id,
@@ -191,6 +192,7 @@ class Decider:
             facts=facts.seen,
             equal=rule.equal,
             tol=rule.tol,
+            indices=tuple(indices),
             assumes=rule.assumes,
             **more,
         )

@@ -38,6 +38,8 @@ class MatchRecord:
     changed: tuple[str, ...] = ()
     equal: str = "exact"
     tol: float | None = None
+    indices: tuple[int, ...] = ()
+    """Of ``nodes`` in their scope."""
     assumes: tuple[str, ...] = ()
     action: str | None = None
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from onnx_fp16fix.model import Model, ScopePath
 from onnx_fp16fix.pipeline.accuracy import simulate
@@ -14,6 +14,7 @@ from onnx_fp16fix.pipeline.prepare import Run, calibrated
 from onnx_fp16fix.pipeline.rules import RuleStage
 from onnx_fp16fix.pipeline.state import Emitted, Io, Precision, State, emit
 from onnx_fp16fix.pipeline.wishes import Wishes
+from onnx_fp16fix.plan import Draft
 from onnx_fp16fix.simulate import SimulationReport, compare_fp32
 
 __all__ = ["improve", "rescue"]
@@ -25,15 +26,71 @@ _Places = Collection[tuple[ScopePath, int]]
 def improve(run: Run, state: State, stage: RuleStage, wishes: Wishes) -> State:
     """Try rules at the nodes where the exact plan pays; keep what they do if the plan gets cheaper.
 
-    Nodes that the user spoke of are not rewritten.
+    Nodes that the user spoke of are not rewritten. Where the plan is a draft, it is made whole only if what it would
+    pay is not known well enough.
     """
+    if state.draft is None:
+        return _improved(run, state, stage, wishes)
+    early = _early(run, state, stage, wishes, state.draft)
+    if early.better is not None and early.better.plan.cost < early.least:
+        stage.only_at(state.draft.unanswered())
+        stage.keep()
+        return early.better if early.complete else _improved(run, early.better, stage, wishes)
+    with run.progress.step("plan"):
+        state = replace(state, plan=state.draft.plan(), draft=None)
+    if not early.same:
+        return _improved(run, state, stage, wishes)
+    costly = state.plan.costly_nodes()
+    stage.only_at(costly, costly)
+    return _cheaper(state, early.better, stage)
+
+
+@dataclass(frozen=True)
+class _Early:
+    """Rules tried before there is a whole plan. ``better``: what they make of the model, planned; None: they do nothing
+    or it is not worth a try. ``least``: what any plan without them costs at least."""
+
+    better: State | None = None
+    least: float = 0.0
+    complete: bool = True
+    """Whether they did all that they can wherever a plan may pay."""
+    same: bool = True
+    """Whether they do the same where the whole plan pays."""
+
+
+def _early(run: Run, state: State, stage: RuleStage, wishes: Wishes, draft: Draft) -> _Early:
+    """Rules where exponents alone do not do."""
+    trial = _trial(run, state, stage, draft.places()) if stage.rules else None
+    if trial is None:
+        return _Early()
+    asked = draft.unanswered()
+    complete = not any(asked.isdisjoint(nodes) for nodes in stage.places())
+    if not complete:
+        trial = _trial(run, state, stage, asked)
+    paying, least = draft.least_cost(stage.places())
+    if trial is None or not any(paying):
+        return _Early(same=False)
+    better = _followed(run, state, stage, wishes, trial)
+    better = None if better is None else _planned_again(run, better)
+    return _Early(better, least, complete, same=complete and all(paying))
+
+
+def _improved(run: Run, state: State, stage: RuleStage, wishes: Wishes) -> State:
+    """``improve`` with a whole plan."""
     costly = state.plan.costly_nodes() - (state.wished.keys() | state.half.keys())
     if not costly or not stage.rules:
         return state
     better = _rewritten(run, state, stage, wishes, costly)
-    if better is not None:
-        with run.progress.step("plan again"):
-            better = planned(better, headroom=False)
+    return _cheaper(state, None if better is None else _planned_again(run, better), stage)
+
+
+def _planned_again(run: Run, state: State) -> State:
+    with run.progress.step("plan again"):
+        return planned(state, headroom=False)
+
+
+def _cheaper(state: State, better: State | None, stage: RuleStage) -> State:
+    """Of the two the one with the cheaper plan."""
     if better is None or better.plan.cost >= state.plan.cost:
         stage.discard()
         return state
@@ -82,7 +139,13 @@ def rescue(
 
 
 def _rewritten(run: Run, state: State, stage: RuleStage, wishes: Wishes, nodes: _Places) -> State | None:
-    """The state with the model as rules rewrite it at these nodes, calibrated anew; None where none does.
+    """The state with the model as rules rewrite it at these nodes, calibrated anew; None where none does."""
+    trial = _trial(run, state, stage, nodes)
+    return None if trial is None else _followed(run, state, stage, wishes, trial)
+
+
+def _trial(run: Run, state: State, stage: RuleStage, nodes: _Places) -> Model | None:
+    """The model as rules rewrite it at these nodes; None where none does.
 
     Rules that assume something are left out where the outputs change on the data.
     """
@@ -96,8 +159,11 @@ def _rewritten(run: Run, state: State, stage: RuleStage, wishes: Wishes, nodes: 
         run.warn(f"not used, because the outputs would change: {what}")
         with run.progress.step("rules"):  # what comes after these may assume as much
             trial = stage.run(state.view, state.ranges, only_nodes=nodes)
-    if trial is None:
-        return None
+    return trial
+
+
+def _followed(run: Run, state: State, stage: RuleStage, wishes: Wishes, trial: Model) -> State | None:
+    """The state with the rewritten model, calibrated anew; None where a node that users spoke of is gone."""
     view, ranges = calibrated(run, trial)
     ranges = wishes.limited(ranges, view, strict=False)
     steps = (*state.steps, stage.patches)

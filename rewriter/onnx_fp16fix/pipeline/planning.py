@@ -13,7 +13,7 @@ from onnx_fp16fix.operators import flops
 from onnx_fp16fix.pipeline.headroom import roomy, spacious
 from onnx_fp16fix.pipeline.prepare import Run
 from onnx_fp16fix.pipeline.state import State, by_scope
-from onnx_fp16fix.plan import Place, Plan, make_plan
+from onnx_fp16fix.plan import Place, Plan, draft_plan, make_plan
 from onnx_fp16fix.plan.bodies import executions
 from onnx_fp16fix.wording import spelled
 
@@ -24,15 +24,21 @@ def planned(state: State, *, headroom: bool = True) -> State:
     """The state with a plan of its own; ``headroom``: for near bounds as well, see ``with_headroom``."""
     half = frozenset(state.half) - state.obeyed.keys()
     plan = _roomy(state, state.wished) if headroom else _plan(state, state.wished, half)
-    return replace(state, plan=_without(state, plan))
+    return replace(state, plan=_without(state, plan), draft=None)
 
 
 def settle(run: Run, state: State, *, force: bool) -> State:
     """Plan, with the nodes that users want in FP16 there.
 
     Where FP16 cannot hold what such a node reads or makes: raises UsageError (USAGE-CONTRADICTION) with the reason, or
-    obeys with ``force`` and notes what is left at risk.
+    obeys with ``force`` and notes what is left at risk. Where nobody wishes anything and exponents alone do not do, the
+    plan is left a draft.
     """
+    if not state.wished and not state.half and state.max_fp32_flops is None:
+        draft = draft_plan(state.scope, state.ranges, margin=state.margin, half=state.half_type)
+        if draft.open:
+            return replace(state, plan=draft.outline(), draft=draft)
+        return replace(state, plan=draft.plan())
     free = _plan(state, state.wished, frozenset())
     if not force and (problem := _over_budget(state, free)) is not None:
         raise UsageError(problem)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
@@ -29,6 +29,7 @@ from onnx_fp16fix.language import (
 )
 from onnx_fp16fix.model import Model, Patch, ScopePath, apply_patches
 from onnx_fp16fix.pipeline.causes import Span
+from onnx_fp16fix.plan import Place
 
 __all__ = ["Round", "RuleLoader", "RuleStage", "requests_to_plan", "rule_loader"]
 
@@ -132,6 +133,24 @@ class RuleStage:
         """What the last run rewrites."""
         return self._last.patches
 
+    def places(self) -> list[frozenset[Place]]:
+        """The nodes of each match that the last run rewrites."""
+        return [frozenset((record.scope, index) for index in record.indices) for record in self._rewrites()]
+
+    def only_at(self, nodes: Collection[Place], asked: Collection[Place] = ()) -> None:
+        """Forget what the last run skipped away from these nodes, and what it asked for away from those of ``asked``
+        and of what it rewrites."""
+        chosen = {"skipped": set(nodes), "applied": set(asked).union(*self.places())}
+        near = tuple(
+            record
+            for record in self._last.records
+            if any((record.scope, index) in chosen.get(record.status, ()) for index in record.indices)
+        )
+        self._last = replace(self._last, records=near)
+
+    def _rewrites(self) -> list[MatchRecord]:
+        return [record for record in self._last.records if record.removed or record.added or record.changed]
+
     def wishes(self, view: GraphView, ranges: RangeTable) -> dict[tuple[ScopePath, int], str]:
         """Nodes that the rules keep in FP32 in this very model; nothing is recorded or rewritten."""
         run = apply_rules(
@@ -160,10 +179,7 @@ class RuleStage:
                 self._kept.append(record)
                 self._stats[record.rule].applied += 1
                 self.tolerance = max(self.tolerance, _tolerance(record))
-        rewrites = [
-            record for record in self._last.records if record.removed or record.added or record.changed
-        ]
-        exact = frozenset(record.rule for record in rewrites if record.equal == "exact")
+        exact = frozenset(record.rule for record in self._rewrites() if record.equal == "exact")
         if exact and self._seen is not None:
             self.rounds.append(Round(*self._seen, exact))
 

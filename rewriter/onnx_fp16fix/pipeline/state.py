@@ -22,7 +22,7 @@ from onnx_fp16fix.pipeline.findings import constant_findings
 from onnx_fp16fix.pipeline.headroom import Analysis
 from onnx_fp16fix.pipeline.lock import Step
 from onnx_fp16fix.pipeline.prepare import Run
-from onnx_fp16fix.plan import Place, Plan
+from onnx_fp16fix.plan import Draft, Place, Plan
 from onnx_fp16fix.plan.facts import Facts
 from onnx_fp16fix.sidecar import named_layers, sidecar_texts
 from onnx_fp16fix.wording import counted, spelled
@@ -54,6 +54,8 @@ class State:
     half_type: FloatType = FP16
     """The 16-bit type that the plan is for; what is called FP16 here and in the planner is this type."""
     analysis: Analysis = field(default_factory=Analysis)
+    draft: Draft | None = None
+    """Where ``plan`` only names the risks so far, what makes it whole."""
 
     @property
     def scope(self) -> ScopeView:

@@ -15,7 +15,7 @@ from onnx_fp16fix.plan.ties import Ties
 from onnx_fp16fix.plan.tolerate import passes_overflow
 from onnx_fp16fix.plan.variables import constant_range, exponent_range, may_shift
 
-__all__ = ["Bits", "Demands", "find_demands", "find_linked"]
+__all__ = ["Bits", "Collector", "Demands", "find_demands", "find_linked"]
 
 Bits = tuple[tuple[float, float], ...]
 """Bits that may be lost at such a price each, rising; beyond them none may."""
@@ -71,16 +71,18 @@ class Demands:
 
 def find_demands(problem: Problem) -> Demands:
     """Demands of the region of ``problem``, which needs no variables yet."""
-    return _Collector(problem, linked=False).collect(problem.nodes)
+    return Collector(problem, linked=False).collect(problem.nodes)
 
 
 def find_linked(problem: Problem, nodes: Set[int]) -> Demands:
     """Demands of some nodes of the region, where operands that may get a Mul have a variable of their own, linked to
     that of the tensor."""
-    return _Collector(problem, linked=True).collect(nodes)
+    return Collector(problem, linked=True).collect(nodes)
 
 
-class _Collector:
+class Collector:
+    """Adds node by node what the region of ``problem`` asks for to ``found``."""
+
     def __init__(self, problem: Problem, linked: bool) -> None:
         self.linked = linked
         self.problem, self.facts, self.scope = problem, problem.facts, problem.facts.scope
@@ -160,7 +162,7 @@ class _Collector:
     def _exponent(self, value: TensorView) -> int:
         """A new variable, or 0 where what is outside of the region knows of none."""
         variable = 0
-        if not self.problem.encloses(value):
+        if not self._encloses(value):
             if fixed := self.problem.fixed.get(value.key, 0):
                 variable = self.found.variable((fixed, fixed), steps=False)
         elif value.maker is not None:
@@ -174,6 +176,10 @@ class _Collector:
             self._charge(variable, value)
         self.found.exponent[value.key] = variable
         return variable
+
+    def _encloses(self, value: TensorView) -> bool:
+        """Whether the exponent of the tensor is free."""
+        return self.problem.encloses(value)
 
     def _charge(self, variable: int, value: TensorView) -> None:
         price = self.problem.prices.mul(value.range.numel)

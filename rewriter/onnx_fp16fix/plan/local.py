@@ -13,7 +13,7 @@ from onnx_fp16fix.plan.seams import Answer
 from onnx_fp16fix.plan.solution import Solution
 from onnx_fp16fix.plan.streams import held_streams
 
-__all__ = ["solve_locally"]
+__all__ = ["parts", "solve_locally", "touching"]
 
 _RIM = 2
 """Steps around what is paid for: makers and readers that may share an island, or take a Mul."""
@@ -33,7 +33,7 @@ def solve_locally(
     """
     found, price = scaling.solution, 0.0
     tensors, nodes = set[int](), set[int]()
-    for part in _parts(problem, scaling):
+    for part in parts(problem, scaling):
         solved = _solve_part(replace(problem, nodes=part, fixed=found.exponent), solve, found)
         if solved is None:
             return None
@@ -69,14 +69,18 @@ def _outside(scaling: Scaling, tensors: Set[int], nodes: Set[int], step: float) 
     return step * steps + sum(price for key, price in muls.items() if key not in tensors)
 
 
-def _parts(problem: Problem, scaling: Scaling) -> list[frozenset[int]]:
+def touching(problem: Problem, places: tuple[frozenset[int], frozenset[int]]) -> set[int]:
+    """The nodes, and those of the region that make or read the tensors (by identity)."""
+    tensors, nodes = places
+    return set(problem.nodes & frozenset().union(*map(problem.facts.touching, tensors))) | nodes
+
+
+def parts(problem: Problem, scaling: Scaling) -> list[frozenset[int]]:
     """Nodes around what is paid for, those that hang together as one."""
     views = problem.views
 
     def around(places: tuple[frozenset[int], frozenset[int]]) -> set[int]:
-        tensors, nodes = places
-        touching = (problem.facts.touching(key) for key in tensors)
-        chosen = set(problem.nodes & frozenset().union(*touching)) | nodes
+        chosen = touching(problem, places)
         new = set(chosen)
         for _ in range(_RIM):
             new = set[int]().union(*(neighbours(views[index]) for index in new)) - chosen
@@ -89,7 +93,7 @@ def _parts(problem: Problem, scaling: Scaling) -> list[frozenset[int]]:
     left = around(scaling.tied)
     if len(left) > _WIDE:
         left = around(scaling.paid)
-    parts = []
+    found = []
     for start in sorted(left):
         part, stack = set[int](), [start]
         while stack:
@@ -99,5 +103,5 @@ def _parts(problem: Problem, scaling: Scaling) -> list[frozenset[int]]:
                 part.add(index)
                 stack += neighbours(views[index])
         if part:
-            parts.append(frozenset(part))
-    return parts
+            found.append(frozenset(part))
+    return found

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping, Sequence
+from functools import cached_property
 
 from onnx_fp16fix.calibrate.ranges import RangeTable
 from onnx_fp16fix.graph import ScopeView
@@ -11,36 +11,27 @@ from onnx_fp16fix.half import FP16, FloatType
 from onnx_fp16fix.model import ScopePath
 from onnx_fp16fix.operators import flops
 from onnx_fp16fix.plan.bodies import deciding, joined, long_sums, untyped
-from onnx_fp16fix.plan.build import build_problem
 from onnx_fp16fix.plan.exact import exact_nodes
 from onnx_fp16fix.plan.explain import reason_for_fp32, reason_for_mul
 from onnx_fp16fix.plan.facts import Facts, NodeView
-from onnx_fp16fix.plan.local import solve_locally
+from onnx_fp16fix.plan.joint import JointFacts
+from onnx_fp16fix.plan.local import parts, touching
 from onnx_fp16fix.plan.need import Need, needs
-from onnx_fp16fix.plan.plan import Plan
+from onnx_fp16fix.plan.plan import Place, Plan
 from onnx_fp16fix.plan.prices import Prices
 from onnx_fp16fix.plan.problem import Problem
-from onnx_fp16fix.plan.region import is_small, prone_to_fp32, region
+from onnx_fp16fix.plan.region import is_small, region
 from onnx_fp16fix.plan.risk import Risk, find_risks
 from onnx_fp16fix.plan.room import find_rooms
 from onnx_fp16fix.plan.scaling import scale_alone
-from onnx_fp16fix.plan.seams import Answer, solve_in_pieces
 from onnx_fp16fix.plan.solution import Solution
+from onnx_fp16fix.plan.solving import Settings, solved
 from onnx_fp16fix.plan.split import split
 from onnx_fp16fix.plan.tolerate import overflow_tolerant
+from onnx_fp16fix.plan.unpaid import places_that_pay
 from onnx_fp16fix.plan.variables import largest_exponent
 
-__all__ = ["make_plan"]
-
-
-@dataclass(frozen=True, slots=True)
-class _Settings:
-    """What holds for every scope; see ``make_plan``."""
-
-    only: Collection[str] | None
-    prices: Prices
-    time_limit: float | None
-    max_fp32_flops: float | None
+__all__ = ["Draft", "draft_plan", "make_plan"]
 
 
 def make_plan(
@@ -69,90 +60,123 @@ def make_plan(
     ``half``: the 16-bit type, here called FP16 whichever it is. A graph without risk gives an empty plan apart from
     nodes that cannot run in FP16 at all. Nodes whose results nobody reads are left out of it.
     """
-    settings = _Settings(only, prices or Prices(), time_limit, max_fp32_flops)
+    settings = Settings(only, prices or Prices(), time_limit, max_fp32_flops)
     if not scope.bodies and not scope.unread:
-        return _plan_scope(Facts(scope, ranges, margin, half), fp32, settings, fp16)
+        return Draft(scope, Facts(scope, ranges, margin, half), fp32, settings, fp16).plan()
     places = {(scope.path, node): why for node, why in (fp32 or {}).items()}
     places |= {(path, node): why for path, nodes in (bodies or {}).items() for node, why in nodes.items()}
-    facts = joined(scope, ranges, margin, places, half)
+    chosen = {(scope.path, node) for node in fp16}
+    chosen |= {(path, node) for path, nodes in (fp16_bodies or {}).items() for node in nodes}
+    return _draft_joint(scope, joined(scope, ranges, margin, places, half), places, settings, chosen).plan()
+
+
+def draft_plan(scope: ScopeView, ranges: RangeTable, *, margin: float = 2.0, half: FloatType = FP16) -> Draft:
+    """What ``make_plan`` does first; its ``plan`` is what ``make_plan`` makes of the same."""
+    settings = Settings(None, Prices(), None, None)
+    if not scope.bodies and not scope.unread:
+        return Draft(scope, Facts(scope, ranges, margin, half), None, settings)
+    return _draft_joint(scope, joined(scope, ranges, margin, {}, half), {}, settings, ())
+
+
+def _draft_joint(
+    scope: ScopeView,
+    facts: JointFacts,
+    places: Mapping[Place, str],
+    settings: Settings,
+    fp16: Collection[Place],
+) -> Draft:
     indices = facts.joint.indices
     wished = {indices[place]: why for place, why in places.items() if place in indices}
-    forced = {**untyped(facts), **({**long_sums(facts), **deciding(facts)} if only is None else {}), **wished}
-    asked = [(scope.path, node) for node in fp16]
-    asked += [(path, node) for path, nodes in (fp16_bodies or {}).items() for node in nodes]
-    chosen = {indices[place] for place in asked if place in indices}
-    views = facts.views()
-    return split(scope, facts, views, _plan_scope(facts, forced, settings, chosen))
+    found = {**long_sums(facts), **deciding(facts)} if settings.only is None else {}
+    forced = {**untyped(facts), **found, **wished}
+    return Draft(scope, facts, forced, settings, {indices[place] for place in fp16 if place in indices})
 
 
-def _plan_scope(
-    facts: Facts,
-    fp32: Mapping[int, str] | None,
-    settings: _Settings,
-    fp16: Collection[int] = (),
-) -> Plan:
-    only, max_fp32_flops = settings.only, settings.max_fp32_flops
-    views = facts.views()
-    need = needs(facts)
-    exact = exact_nodes(facts)
-    forced = {**exact, **(fp32 or {})} if only is None else dict(fp32 or {})
-    risks = find_risks(facts, need, exact)
-    seeds = {risk.node for risk in risks if only is None or risk.tensor in only} | set(forced)
-    if only is None or seeds:  # what joins FP32 nodes may be cheaper in FP32 than behind casts
-        seeds |= {view.node.index for view in views if not view.slots.fp16 and view.operands}
-    nodes = region(views, seeds)
-    whole = Problem(facts, views, need, nodes, forced, settings.prices, half=frozenset(fp16))
-    whole.tolerant = overflow_tolerant(facts)
-    solution = _solve_scaling(whole, settings)
-    if solution is not None:
-        return _read(whole, solution, risks, need)
-    budgets = (None,) if max_fp32_flops is None else (max_fp32_flops, None)
-    for budget in budgets:
-        if (solution := _solve(whole, settings, budget)) is not None:
-            return _read(whole, solution, risks, need)
-    return _all_fp32(whole, risks)
+class Draft:
+    """A plan as far as exponents alone make it; the whole program is solved when it is asked for.
 
+    ``risks``: what plain FP16 gets wrong. ``open``: whether more than exponents, and border Muls, is
+    needed: FP32 nodes or Muls inside.
+    """
 
-def _solve_scaling(problem: Problem, settings: _Settings) -> Solution | None:
-    """By exponents alone, where no other choice could be cheaper; in large regions by exponents alone almost
-    everywhere."""
-    problem.bound = largest_exponent(problem)
-    problem.rooms = find_rooms(problem.facts, problem.bound)
-    found = scale_alone(problem, settings.time_limit)
-    if found is None:
-        return None
-    large, launch = not is_small(len(problem.nodes)), problem.prices.launch
-    # a Mul at the border may be worth less inside; in a large region it has to be a heavy one to be looked at
-    muls = sum(price for price in found.muls.values() if not large or price > 2 * launch)
-    if not found.breached and found.price + muls <= launch:
-        return found.solution
-    if not large or settings.max_fp32_flops is not None:
-        return None
-    return solve_locally(problem, found, lambda part: _solve_part(part, settings))
+    def __init__(
+        self,
+        scope: ScopeView,
+        facts: Facts,
+        fp32: Mapping[int, str] | None,
+        settings: Settings,
+        fp16: Collection[int] = (),
+    ) -> None:
+        only = settings.only
+        self._scope, self._facts, self._settings = scope, facts, settings
+        views = facts.views()
+        self._need = needs(facts)
+        exact = exact_nodes(facts)
+        forced = {**exact, **(fp32 or {})} if only is None else dict(fp32 or {})
+        self.risks = find_risks(facts, self._need, exact)
+        seeds = {risk.node for risk in self.risks if only is None or risk.tensor in only} | set(forced)
+        if only is None or seeds:  # what joins FP32 nodes may be cheaper in FP32 than behind casts
+            seeds |= {view.node.index for view in views if not view.slots.fp16 and view.operands}
+        nodes = region(views, seeds)
+        self._whole = Problem(facts, views, self._need, nodes, forced, settings.prices, half=frozenset(fp16))
+        self._whole.tolerant = overflow_tolerant(facts)
+        self._whole.bound = largest_exponent(self._whole)
+        self._whole.rooms = find_rooms(facts, self._whole.bound)
+        self._scaling = scale_alone(self._whole, settings.time_limit)
+        self.open = self._scaling is not None and self._scaling.breached
 
+    @cached_property
+    def _plan(self) -> Plan:
+        solution = solved(self._whole, self._scaling, self._settings)
+        if solution is None:
+            return self._split(_all_fp32(self._whole, self.risks))
+        return self._split(_read(self._whole, solution, self.risks, self._need))
 
-def _solve_part(problem: Problem, settings: _Settings) -> Answer | None:
-    """A part of a large region."""
-    answers = (solve_in_pieces(choice, settings.time_limit) for choice in _choices(problem))
-    return next((answer for answer in answers if answer is not None), None)
+    def plan(self) -> Plan:
+        """The cheapest plan."""
+        return self._plan
 
+    def outline(self) -> Plan:
+        """The risks, and nothing done about them."""
+        return self._split(Plan(risks=self.risks))
 
-def _solve(problem: Problem, settings: _Settings, budget: float | None = None) -> Solution | None:
-    """By the whole program over the nodes of ``problem``; None if no solution was found."""
-    for choice in _choices(problem):
-        built = build_problem(choice, max_fp32_flops=budget)
-        values = built.program.solve(settings.time_limit)
-        if values is not None:
-            return Solution.of(built, values)
-    return None
+    def places(self) -> frozenset[Place]:
+        """Nodes that the plan may have to pay at."""
+        whole, found = self._whole, self._scaling
+        local = found is not None and not is_small(len(whole.nodes))
+        free = frozenset[int]().union(*parts(whole, found)) if local and found is not None else whole.nodes
+        kept = (view.node.index for view in whole.views if whole.is_fp32(view.node.index))
+        return frozenset(self._place(index) for index in {*free, *kept})
 
+    def unanswered(self) -> frozenset[Place]:
+        """Nodes around what exponents alone pay for or cannot answer."""
+        if self._scaling is None:
+            return self.places()
+        return frozenset(map(self._place, touching(self._whole, self._scaling.paid)))
 
-def _choices(problem: Problem) -> Iterator[Problem]:
-    """With the choice of FP32 for nodes that scaling may not save, fewer choices being solved sooner; then for all."""
-    problem.bound = largest_exponent(problem)
-    nodes = problem.nodes
-    for prone in (prone_to_fp32(problem.views, problem.need, nodes, problem.forced), nodes):
-        yield replace(problem, prone=prone)
+    def least_cost(self, places: Sequence[Collection[Place]]) -> tuple[list[bool], float]:
+        """Which of the places any plan pays at, and what it pays for all of them at least."""
+        taken, chosen = set[int](), list[set[int]]()
+        for nodes in places:
+            chosen.append({index for place in nodes if (index := self._index(place)) is not None} - taken)
+            taken |= chosen[-1]
+        paying = places_that_pay(self._whole, chosen)
+        return paying, self._settings.prices.launch * sum(paying)
+
+    def _index(self, place: Place) -> int | None:
+        """None in bodies that stay as they are."""
+        return self._facts.joint.indices.get(place) if isinstance(self._facts, JointFacts) else place[1]
+
+    def _place(self, index: int) -> Place:
+        if not isinstance(self._facts, JointFacts):
+            return self._scope.path, index
+        scope, own = self._facts.joint.places[index]
+        return scope.path, own
+
+    def _split(self, plan: Plan) -> Plan:
+        if not isinstance(self._facts, JointFacts):
+            return plan
+        return split(self._scope, self._facts, self._whole.views, plan)
 
 
 def _read(problem: Problem, solution: Solution, risks: tuple[Risk, ...], need: Need) -> Plan:

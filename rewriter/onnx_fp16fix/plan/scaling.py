@@ -112,20 +112,25 @@ class Unknowns:
 
     def _cheapest(self) -> tuple[Ints, Ints]:
         """The interval of each unknown in which its own price is least."""
-        least = np.full(len(self.offset), -self.reach)
-        most = np.full(len(self.offset), self.reach)
-        down, up = self.slope < 0, self.slope > 0
-        least[down] = -(self.offset[down] // -self.slope[down])
-        most[up] = self.offset[up] // self.slope[up]
-        low, high = self.low.copy(), self.high.copy()
-        np.maximum.at(low, self.unknown, least)
-        np.minimum.at(high, self.unknown, most)
+        low, high = self.within(np.ones(len(self.offset), bool))
         torn = np.flatnonzero(low > high)
         if torn.size:
             prices = self.priced(torn)
             best = prices <= prices.min(axis=1, keepdims=True)
             low[torn] = best.argmax(axis=1) - self.reach
             high[torn] = self.reach - best[:, ::-1].argmax(axis=1)
+        return low, high
+
+    def within(self, demands: npt.NDArray[np.bool_]) -> tuple[Ints, Ints]:
+        """The interval of each unknown in which nothing is paid for the chosen demands; empty where they disagree."""
+        least = np.full(len(self.offset), -self.reach)
+        most = np.full(len(self.offset), self.reach)
+        down, up = (self.slope < 0) & demands, (self.slope > 0) & demands
+        least[down] = -(self.offset[down] // -self.slope[down])
+        most[up] = self.offset[up] // self.slope[up]
+        low, high = self.low.copy(), self.high.copy()
+        np.maximum.at(low, self.unknown, least)
+        np.minimum.at(high, self.unknown, most)
         return low, high
 
     def priced(self, places: Ints) -> Floats:
