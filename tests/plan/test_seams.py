@@ -132,3 +132,23 @@ def test_sides_of_a_seam_that_want_a_cast_are_joined() -> None:
         plan = _planned(_blocks(12, (1e5,)))
     assert joined
     assert plan.fp32
+
+
+@pytest.mark.parametrize("join", [False, True])
+def test_where_nothing_repeats_not_all_pieces_are_compared(
+    monkeypatch: pytest.MonkeyPatch, join: bool
+) -> None:
+    model, compared = _blocks(24, (1e5,), join, step=1), list[tuple[int, ...]]()
+    inner = Kinds.piece
+
+    def counted(kinds: Kinds, nodes: tuple[int, ...]) -> Piece:
+        compared.append(nodes)
+        return inner(kinds, nodes)
+
+    monkeypatch.setattr(Kinds, "piece", counted)
+    every = _planned(model)
+    full = len(compared)
+    monkeypatch.setattr(seams, "_SAMPLE", 4)
+    some = _planned(model)
+    assert len(compared) - full < full or join
+    assert some.cost == pytest.approx(every.cost, rel=2e-3)

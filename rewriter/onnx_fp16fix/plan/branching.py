@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -20,8 +21,10 @@ __all__ = ["solve_alike"]
 _EQUAL = 1e-6
 _ROUNDS = 40
 """Rounds in which bounds follow from each other; usually they are done after a few."""
-_CASES, _EACH, _CALL = 60, 60, 3
+_CASES, _EACH, _CALL = 60, 150, 3
 """Cases looked at in all, and besides for each program; a look at few programs counts as one at so many more."""
+_TRIAL = 8
+"""Programs that go first: where all of these take too long, so would the others."""
 _TOGETHER = 256
 """Programs at a time: their numbers stay in the cache."""
 
@@ -33,13 +36,16 @@ def solve_alike(programs: Sequence[Arrays]) -> Floats | None:
 
     ``programs`` have one ``structure``.
     """
-    found = []
-    for start in range(0, len(programs), _TOGETHER):
-        frame = _Frame(programs[start : start + _TOGETHER])
+    found = np.full((len(programs), len(programs[0].cost)), np.nan)
+    starts = [0, *range(_TRIAL, len(programs), _TOGETHER)]
+    for start, end in pairwise([*starts, len(programs)]):
+        frame = _Frame(programs[start:end])
         if not frame.fits:
             return None
-        found.append(_Search(frame).values())
-    return np.concatenate(found)
+        found[start:end] = _Search(frame).values()
+        if np.isnan(found[start:end]).any(axis=1).all():
+            break
+    return found
 
 
 @dataclass(frozen=True)

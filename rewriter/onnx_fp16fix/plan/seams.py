@@ -26,6 +26,8 @@ __all__ = ["Answer", "solve_in_pieces"]
 
 _ROUNDS = 3
 """Rounds of joining pieces; then all are joined."""
+_SAMPLE = 64
+"""Pieces looked at before all are compared: where these are all different, few of the others can be alike."""
 
 
 @dataclass
@@ -38,6 +40,11 @@ class Answer:
 
     def add(self, one: Answer, like: Piece, piece: Piece) -> None:
         """``one``, which is for the piece ``like``, said of another of its kind."""
+        if like is piece:
+            self.solution.add(one.solution)
+            self.exponents |= one.exponents
+            self.results |= one.results
+            return
         node = dict(zip(like.nodes, piece.nodes, strict=True))
         key = {a.key: b.key for a, b in zip(like.tensors, piece.tensors, strict=True)}
         own, new = self.solution, one.solution
@@ -57,12 +64,17 @@ def solve_in_pieces(region: Problem, time_limit: float | None) -> Answer | None:
     cut, kinds = _Cut(region), Kinds(region)
     pieces: dict[tuple[int, ...], Piece] = {}
     known: dict[Hashable, tuple[Piece, Answer]] = {}
+    compared = True
     for turn in count(1):
         groups = cut.groups()
         if len(groups) == 1:
             answers = _solved([region], time_limit)
             return None if answers is None else answers[0]
-        pieces |= {nodes: kinds.piece(nodes) for nodes in groups if nodes not in pieces}
+        if turn == 1:
+            compared = _may_repeat(kinds, groups)
+        for nodes in groups:
+            if nodes not in pieces:
+                pieces[nodes] = kinds.piece(nodes) if compared else Piece(nodes, (), nodes)
         unlike = {pieces[nodes].kind: pieces[nodes] for nodes in reversed(groups)}
         repeats = 2 * sum(len(piece.nodes) for piece in unlike.values()) <= len(region.nodes)
         if not repeats and not region.held:
@@ -83,6 +95,14 @@ def solve_in_pieces(region: Problem, time_limit: float | None) -> Answer | None:
             return whole
         cut.join(torn if turn < _ROUNDS else cut.seams)
     return None
+
+
+def _may_repeat(kinds: Kinds, groups: Sequence[tuple[int, ...]]) -> bool:
+    """Whether some of these pieces are alike, as far as a sample tells."""
+    if len(groups) < 2 * _SAMPLE:
+        return True
+    sample = groups[:: len(groups) // _SAMPLE]
+    return len({kinds.piece(nodes).kind for nodes in sample}) < len(sample)
 
 
 def _solved(problems: Sequence[Problem], time_limit: float | None) -> list[Answer] | None:

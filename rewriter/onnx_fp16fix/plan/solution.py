@@ -47,6 +47,15 @@ class Solution:
             float(np.dot(problem.program.cost, values)),
         )
 
+    def add(self, other: Solution) -> None:
+        """Take over all that ``other`` says, of other nodes."""
+        self.exponent |= other.exponent
+        self.constant |= other.constant
+        self.shift |= other.shift
+        self.result |= other.result
+        self.fp32 |= other.fp32
+        self.cost += other.cost
+
     def replace(
         self, nodes: Set[int], exponents: Iterable[int], results: Iterable[int], part: Solution
     ) -> None:
