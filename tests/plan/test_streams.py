@@ -70,47 +70,6 @@ def test_a_stream_that_outgrows_fp16_costs_what_the_whole_program_finds() -> Non
     assert len(held.fp32) == len(whole.fp32)
 
 
-def test_nothing_is_cheaper_on_the_tree_of_links() -> None:
-    trees = list[streams._Tree]()
-    inner = streams._Tree.values
-
-    def kept(tree: streams._Tree) -> list[int] | None:
-        trees.append(tree)
-        return inner(tree)
-
-    with mock.patch.object(streams._Tree, "values", kept):
-        planned(growing(8, 24), 0)
-    (tree,) = trees
-    classes, values = sorted(tree.links), inner(tree)
-    assert values is not None
-    best = {place: values[v] // f for v, (place, f) in enumerate(zip(*_members(tree), strict=True))}
-    random = np.random.default_rng(0)
-    least = _price(tree, best)
-    for _ in range(2000):
-        other = dict(best)
-        shift = int(random.integers(-3, 4))
-        for place in random.choice(classes, random.integers(1, 4)).tolist():
-            other[place] += shift
-        assert _price(tree, other) >= least - 1e-6
-
-
-def _members(tree: streams._Tree) -> tuple[list[int], list[int]]:
-    return tree.unknowns.of.tolist(), tree.unknowns.factor.tolist()
-
-
-def _price(tree: streams._Tree, values: dict[int, int]) -> float:
-    links = {
-        (min(a, b), max(a, b)): price * (f * values[a] != g * values[b])
-        for a, others in tree.links.items()
-        for b, f, g, price in others
-    }
-    own = sum(
-        tree.prices[place][values[place] + tree.reach] if abs(values[place]) <= tree.reach else np.inf
-        for place in tree.links
-    )
-    return float(own + sum(links.values()))
-
-
 def test_without_an_answer_for_held_streams_they_are_free_again() -> None:
     def far(problem: Problem) -> dict[int, int]:
         return dict.fromkeys(found, -40) if (found := streams.held_streams(problem)) else {}

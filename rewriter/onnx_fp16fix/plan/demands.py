@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Set
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 
 from onnx_fp16fix.operators import Operand, inp
@@ -49,6 +49,8 @@ class Demands:
     """Nodes with operands that cannot move but would have to."""
     links: list[tuple[int, int, float]] = field(default_factory=list)
     """Of a tensor and an operand that reads it, equal but for a Mul at such a price."""
+    operands: dict[int, dict[Operand, int]] = field(default_factory=dict)
+    """Variables of the operands of each node, where such links are asked for."""
 
     def at_least(self, node: int, variable: int, weight: int, bound: int) -> None:
         """A demand that shows at the node."""
@@ -136,13 +138,20 @@ class Collector:
                 )
             if edge.reads and not self._read(index, edge):
                 self._operand(view, edge, variable)
+        if self.linked:
+            found.operands[index] = variables
         for equation in relation.equations:
             found.ties.equate([(variables[o], weight) for o, weight in equation if o in variables])
         if index not in self.kept:
-            for inner in relation.inner:
-                if inner.magnitude > 0:
-                    lowest = self.facts.lowest_for(inner.magnitude * self.facts.margin)
-                    found.at_least(index, variables.get(inner.operand, 0), inner.coefficient, lowest)
+            self._inner(view, variables)
+
+    def _inner(self, view: NodeView, variables: Mapping[Operand, int]) -> None:
+        """What values inside the kernel ask for."""
+        for inner in view.relation.inner:
+            if inner.magnitude > 0:
+                lowest = self.facts.lowest_for(inner.magnitude * self.facts.margin)
+                variable = variables.get(inner.operand, 0)
+                self.found.at_least(view.node.index, variable, inner.coefficient, lowest)
 
     def _constant(self, index: int, edge: Edge) -> int:
         variable = self.found.variable(constant_range(self.problem, edge, index))
