@@ -54,3 +54,23 @@ def test_an_opset_that_nothing_runs_is_refused() -> None:
     proto = model("(float[4,3] x) => (float[4,3] y) { y = Mul(x, x) }", opset=6)
     with pytest.raises(UsageError, match="begins with opset 7, and this model has opset 6"):
         onnx_fp16fix.fix(proto, {"x": X}, tensorrt="off")
+
+
+@pytest.mark.parametrize(
+    ("gain", "precision", "steep"),
+    [(60, "fp16", True), (20, "fp16", False), (20, "bf16", True), (2, "bf16", False)],
+)
+def test_a_softmax_of_values_that_are_far_apart_is_told(gain: int, precision: str, steep: bool) -> None:
+    """700 * 60 = 42000, where FP16 has steps of 32; masked scores of -1e9 are not among those that compete."""
+    proto = model(
+        f"""(float[4,3] x) => (float[4,3] y) <float k = {{{gain}}}, float far = {{-1e9}}, float zero = {{0}}> {{
+            s = Mul(x, k) m = Less(x, zero) w = Where(m, far, s) y = Softmax<axis = -1>(w)
+        }}"""
+    )
+    outcome = onnx_fp16fix.fix(proto, {"x": X}, tensorrt="off", precision=precision)  # type: ignore[arg-type]
+    found = [finding for finding in outcome.findings if finding.name == f"{precision}-steep-softmax"]
+    assert [finding.node for finding in found] == ["y"] * steep
+    assert all(finding.status == "skipped" and "of up to" in finding.message for finding in found)
+    if precision == "fp16":
+        checked = onnx_fp16fix.check(proto, {"x": X})
+        assert any(finding.name == "fp16-steep-softmax" for finding in checked.findings) == steep

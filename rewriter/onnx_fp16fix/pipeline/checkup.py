@@ -27,6 +27,7 @@ from onnx_fp16fix.pipeline.prepare import ModelSource, Run, calibrated, inline_f
 from onnx_fp16fix.pipeline.repair import RuleSources
 from onnx_fp16fix.pipeline.rules import RuleStage, rule_loader
 from onnx_fp16fix.pipeline.simulated import simulated_findings, strayed_findings
+from onnx_fp16fix.pipeline.steep import steep_findings
 from onnx_fp16fix.pipeline.weights import measure_weights, weight_findings
 from onnx_fp16fix.plan import Plan, make_plan
 from onnx_fp16fix.progress import Progress, Silent
@@ -103,7 +104,8 @@ def _diagnose(
     harmless = harmless_overflows(view, ranges, margin, half)
     planned = plan_findings(view, plan, "available", half)
     annotate(planned, view, ranges, report, harmless, stage.rules_by_node())
-    findings = [*nan_findings(view.main, ranges), *planned, *stage.findings("available")]
+    skipped = [*nan_findings(view.main, ranges), *steep_findings(view.main, ranges, half)]
+    findings = [*skipped, *planned, *stage.findings("available")]
     named = keys_of(view, planned)
     if report is not None:
         harmless |= report.harmless

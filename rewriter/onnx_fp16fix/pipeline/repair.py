@@ -36,6 +36,7 @@ from onnx_fp16fix.pipeline.prepare import ModelSource, Run, calibrated, inline_f
 from onnx_fp16fix.pipeline.replay import locked, replay
 from onnx_fp16fix.pipeline.rules import RuleStage, requests_to_plan, rule_loader
 from onnx_fp16fix.pipeline.state import Io, Precision, State, by_scope, emit, made_for, type_for
+from onnx_fp16fix.pipeline.steep import steep_findings
 from onnx_fp16fix.pipeline.targets import apply_rules, asked_targets
 from onnx_fp16fix.pipeline.trust import refuse_unproven
 from onnx_fp16fix.pipeline.wishes import Names, Targets, gather_wishes
@@ -140,7 +141,7 @@ def fix(
             targets = wishes.targets(view)
     table = wishes.limited(table, view)
     check_half_io(run, view.main, table, half, io, force=force)
-    run.document.findings += nan_findings(view.main, table)
+    run.document.findings += [*nan_findings(view.main, table), *steep_findings(view.main, table, half)]
     if (equalized := equalize_channels(run, view, table, margin, half)) is not None:
         base, steps = equalized[0], (*steps, equalized[1])  # the same nodes at the same places
         view, table = calibrated(run, base)
