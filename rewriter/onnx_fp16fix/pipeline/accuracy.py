@@ -29,6 +29,8 @@ _FLOORS = 4.0
 """Activations are rounded too, at every step: an error within this factor of the floor is FP16's own."""
 _ROOM = 0.5
 """Share of the tolerance that samples should need: others may need more."""
+_PAID = 0.25
+"""The same where FP32 has to be paid for anyway: errors of other samples were up to 2.6 times those of three."""
 _AS_EXACT = 1.125
 """Growth of the error that is taken for chance."""
 _FEW = 4
@@ -108,7 +110,7 @@ def _mend_measured(
         floor = 0.0
     limit = max(tolerance, floor)
     products = state.max_fp32_flops is None and (floor <= tolerance or error > _FLOORS * floor)
-    fp32 = measured_islands(run, state, emitted, _ROOM * tolerance, limit, products=products)
+    fp32 = measured_islands(run, state, emitted, _PAID * tolerance, tolerance, limit, products=products)
     return None if fp32 is None else _tried(run, state, fp32, precision, io, max(limit, _WORTHWHILE * error))
 
 
@@ -127,7 +129,7 @@ def _make_room(
     if not missed or emitted.result.spools or elements_of_a_run(state) > _SMALL:
         return None
     aim = min(missed)
-    fp32 = measured_islands(run, state, emitted, aim, aim, products=False)
+    fp32 = measured_islands(run, state, emitted, aim, aim, aim, products=False)
     return None if fp32 is None or len(fp32) > _FEW else _tried(run, state, fp32, precision, io, aim)
 
 

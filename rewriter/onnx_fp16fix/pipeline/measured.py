@@ -57,19 +57,21 @@ def measured_islands(
     state: State,
     emitted: Emitted,
     aim: float,
+    tolerance: float,
     limit: float,
     *,
     effort: float = 2e10,
     products: bool = True,
 ) -> dict[Place, str] | None:
-    """FP32 nodes, with reasons, that bring the error of the outputs to ``aim`` at best and to ``limit`` at least.
+    """FP32 nodes, with reasons, that bring the error of the outputs to ``aim`` at best, within ``tolerance`` where
+    elementwise ones can, and to ``limit`` at least.
 
     ``effort``: elements to round in blocks measured alone; fewer than 32 blocks of a large model tell nothing, so that
     these are measured in any case. None where no nodes do that, or matrix products would have to be among them and
     ``products`` forbids it.
     """
     blocks = max(_LEAST_ALONE, min(_ALONE, int(effort / (_HELD * elements_of_a_run(state)))))
-    return _Search(run, state, emitted, blocks).islands(aim, limit, products)
+    return _Search(run, state, emitted, blocks).islands(aim, tolerance, limit, products)
 
 
 def elements_of_a_run(state: State) -> float:
@@ -108,14 +110,15 @@ class _Search:
         self._kept = frozenset(kept)
         self._prices = {number: self._price(place) for number, place in self._origin.items()}
 
-    def islands(self, aim: float, limit: float, products: bool) -> dict[Place, str] | None:
+    def islands(self, aim: float, tolerance: float, limit: float, products: bool) -> dict[Place, str] | None:
         """See ``measured_islands``."""
         error = self._simulated.worst(self._kept, self._run.progress, "measure", _HELD)
         cheap = sorted(n for n in self._origin if not self._multiplies(n))
         heavy = sorted(self._origin.keys() - set(cheap))
         least = self._simulated.error(self._kept.union(cheap))
         if least <= limit:
-            heavy, threshold = [], max(aim, least + _ROOM * (min(limit, error) - least))
+            reached = tolerance if least <= tolerance else limit
+            heavy, threshold = [], max(aim, least + _ROOM * (min(reached, error) - least))
         elif products:
             threshold = limit
         else:
