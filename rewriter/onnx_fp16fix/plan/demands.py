@@ -90,19 +90,21 @@ class Collector:
         self.problem, self.facts, self.scope = problem, problem.facts, problem.facts.scope
         self.found = Demands()
         self.found.ties.pin(self.found.variable((0, 0), steps=False))
-        self.kept = {view.node.index for view in problem.views if problem.is_fp32(view.node.index)}
-        prices = problem.prices
+        self.kept = {index for index in range(len(problem.views)) if problem.is_fp32(index)}
+        prices, need = problem.prices, problem.need
         self.found.bits = [(), ((prices.need_most, prices.need_bit),)]
         self.seen: dict[tuple[int, int], int] = {}
         """Variables of operands, by node and tensor."""
         self.typical_of: dict[int, int] = {}
         """Number of the bits that a tensor of so many elements may lose."""
+        self.values: list[TensorView] = []
+        """Computed tensors of the region."""
+        self.limits = {key: need.limits(key) for key in need.smallest.keys() | need.guarded.keys()}
 
     def collect(self, nodes: Set[int]) -> Demands:
-        values: dict[int, TensorView] = {}
         for index in sorted(nodes):
-            self._node(self.problem.views[index], values)
-        for value in values.values():
+            self._node(self.problem.views[index])
+        for value in self.values:
             self._tensor(value)
         return self.found
 
@@ -114,30 +116,27 @@ class Collector:
         """Whether the operand is read as FP32."""
         return self._made(edge.value) if edge.either else index in self.kept or not edge.half
 
-    def _node(self, view: NodeView, values: dict[int, TensorView]) -> None:
+    def _node(self, view: NodeView) -> None:
         found, relation, index = self.found, view.relation, view.node.index
+        exponent, rooms = found.exponent, self.problem.rooms.slots
         variables: dict[Operand, int] = {}
         for operand, edge in view.edges.items():
-            value = edge.value
-            if value.constant and edge.reads:
+            value, reads = edge.value, edge.reads
+            if reads and value.constant:
                 variable = self._constant(index, edge) if edge.movable else 0
             else:
-                known = found.exponent.get(value.key)
-                variable = self._exponent(value) if known is None else known
-                if self.linked and edge.reads and may_shift(self.problem, view, edge):
+                variable = exponent[value.key] if value.key in exponent else self._exponent(value)
+                if self.linked and reads and may_shift(self.problem, view, edge):
                     variable = self._link(variable, view, edge)
             variables[operand] = variable
-            if not value.constant:
-                values[value.key] = value
             if variable and not edge.movable:
                 found.ties.pin(variable)
-            if edge.reads and (room := self.problem.rooms.slots.get((index, edge.slot))) is not None:
-                found.bounds[variable] = (
-                    max(found.bounds[variable][0], room[0]),
-                    min(found.bounds[variable][1], room[1]),
-                )
-            if edge.reads and not self._read(index, edge):
-                self._operand(view, edge, variable)
+            if reads:
+                if (room := rooms.get((index, edge.slot))) is not None:
+                    least, most = found.bounds[variable]
+                    found.bounds[variable] = max(least, room[0]), min(most, room[1])
+                if not self._read(index, edge):
+                    self._operand(view, edge, variable)
         if self.linked:
             found.operands[index] = variables
         for equation in relation.equations:
@@ -184,6 +183,8 @@ class Collector:
             variable = self.found.variable((least - most, most - least), steps=False)
             self._charge(variable, value)
         self.found.exponent[value.key] = variable
+        if not value.constant:
+            self.values.append(value)
         return variable
 
     def _encloses(self, value: TensorView) -> bool:
@@ -197,18 +198,19 @@ class Collector:
     def _operand(self, view: NodeView, edge: Edge, variable: int) -> None:
         """What an operand read as FP16 must satisfy."""
         problem, found, value, index = self.problem, self.found, edge.value, view.node.index
+        slot, need = (index, edge.slot), problem.need
         if value.lowest is not None and edge.slot not in view.relation.saturating:
             tolerant = problem.tolerant
             if value.key not in tolerant or not passes_overflow(self.facts, view.node, edge.slot, tolerant):
                 found.at_least(index, variable, 1, value.lowest)
         if not value.constant:
-            if (index, edge.slot) in problem.need.readers:
+            if value.key in self.limits and slot in need.readers:
                 self._needs(index, value, variable)
             if self._made(value):
                 self._typical(index, value, variable)
-        elif (index, edge.slot) in problem.need.raised:
+        elif slot in need.raised:
             pass  # it vanishes at no exponent: emission raises it
-        elif (guard := problem.need.guards.get((index, edge.slot))) is not None:
+        elif (guard := need.guards.get(slot)) is not None:
             found.at_most(index, variable, guard, 0)
         else:
             self._typical(index, value, variable)
@@ -216,7 +218,7 @@ class Collector:
     def _typical(self, node: int, value: TensorView, variable: int) -> None:
         if value.typical is None:
             return
-        numel = value.range.numel
+        numel = value.numel
         bits = self.typical_of.get(numel)
         if bits is None:
             bits = self.typical_of[numel] = len(self.found.bits)
@@ -224,10 +226,7 @@ class Collector:
         self.found.at_most(node, variable, value.typical, bits)
 
     def _needs(self, node: int, value: TensorView, variable: int) -> None:
-        need = self.problem.need
-        if not need.matters(value.key):
-            return
-        highest, guard = need.highest(value.tensor), need.highest_guard(value.tensor)
+        highest, guard = self.limits[value.key]
         if highest is not None:
             self.found.at_most(node, variable, highest, 1)
         if guard is not None:
@@ -240,10 +239,10 @@ class Collector:
             if value.lowest is not None and value.key not in self.problem.tolerant:
                 self.found.at_least(maker, variable, 1, value.lowest)
             self._typical(maker, value, variable)
-            self._needs(maker, value, variable)
+            if value.key in self.limits:
+                self._needs(maker, value, variable)
         if self.kept and maker is not None:
             views = self.problem.views
-            reads = {self._read(index, views[index].edges[inp(slot)]) for index, slot in value.readers}
-            if (not made) in reads:
+            if any(made != self._read(index, views[index].edges[inp(slot)]) for index, slot in value.readers):
                 price = self.problem.prices.cast(value.range.numel)
                 self.found.casts[value.key] = price * self.facts.repeats(value.tensor)

@@ -27,18 +27,21 @@ class TensorView:
 
     Known once ``Facts.views`` was asked for: ``constant``; ``maker``: index of the node that makes it, ``slot``: at
     which output, ``half``: whether it is made in FP16 where that node runs in FP16. ``readers``: (index, slot) of the
-    nodes that read it. Of floats: ``range``, ``lowest``, ``typical``: see ``Facts``; ``nodes``: indices of what makes
-    and reads it; none of a constant, whose exponent is the reader's own.
+    nodes that read it. Of floats: ``range`` (see ``Facts``) and ``numel``; ``lowest``: smallest exponent at which it
+    fits into FP16, None if that is unknown or every one does; ``typical``: largest exponent at which typical magnitudes
+    stay normal, so that no bits are lost, of what only sums read, at which no more are lost than the sums themselves
+    lose; ``nodes``: indices of what makes and reads it; none of a constant, whose exponent is the reader's own.
     """
 
     __slots__ = (
-        "constant", "float", "half", "key", "lowest", "maker", "nodes", "range", "readers", "slot", "tensor",
+        "constant", "float", "half", "key", "lowest", "maker", "nodes", "numel", "range", "readers", "slot", "tensor",
         "typical",
     )  # fmt: skip
     range: TensorRange
     lowest: int | None
     typical: int | None
     nodes: frozenset[int]
+    numel: int
 
     def __init__(self, tensor: gs.Tensor, is_float: bool) -> None:
         self.tensor, self.key, self.float = tensor, id(tensor), is_float

@@ -100,6 +100,7 @@ class Facts:
         self._ranges |= small_ranges(v.tensor for v in values if isinstance(v.tensor, ConstantTensor))
         for value in values:
             value.constant, value.range = self.is_constant(value.tensor), self.range(value.tensor)
+            value.numel = value.range.numel
             nodes = [] if value.constant else [index for index, _ in value.readers]
             if value.maker is not None and not value.constant:
                 nodes.append(value.maker)

@@ -64,8 +64,7 @@ class Need:
 
     def highest_guard(self, tensor: gs.Tensor) -> int | None:
         """Largest exponent at which the tensor's lower bound does not vanish; None if it has none."""
-        value = self.guarded.get(id(tensor))
-        return None if value is None else self.highest_held(value)
+        return self.limits(id(tensor))[1]
 
     def highest_held(self, guard: float) -> int:
         """Largest exponent at which a guard of this size does not vanish."""
@@ -73,8 +72,15 @@ class Need:
 
     def highest(self, tensor: gs.Tensor) -> int | None:
         """Largest exponent at which the tensor loses no bit that matters; None if small values do not matter."""
-        value = self.smallest.get(id(tensor))
-        return None if value is None else fp16.floor_log2(value) - self.half.least
+        return self.limits(id(tensor))[0]
+
+    def limits(self, key: int) -> tuple[int | None, int | None]:
+        """``highest`` and ``highest_guard`` of the tensor with this identity."""
+        value, guard = self.smallest.get(key), self.guarded.get(key)
+        return (
+            None if value is None else fp16.floor_log2(value) - self.half.least,
+            None if guard is None else self.highest_held(guard),
+        )
 
 
 def needs(facts: Facts) -> Need:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import TypeVar
 
 import numpy as np
@@ -75,7 +75,7 @@ class Unknowns:
         self.rows = Rows.of(classes.equations)
 
     def _bounds(self) -> tuple[Ints, Ints]:
-        bounds = np.array(self.demands.bounds, np.int64)
+        bounds = _table(self.demands.bounds, 2)
         least, most = through(self.factor, bounds[:, 0], bounds[:, 1])
         low = np.full(len(self.pinned), -self.reach)
         high = np.full(len(self.pinned), self.reach)
@@ -86,8 +86,7 @@ class Unknowns:
 
     def _list_hinges(self) -> None:
         """Demands as prices max(0, slope * x - offset) * price of an unknown x."""
-        least = np.array(self.demands.least, np.int64).reshape(-1, 3)
-        most = np.array(self.demands.most, np.int64).reshape(-1, 3)
+        least, most = _table(self.demands.least, 3), _table(self.demands.most, 3)
         # each bit that may be lost, and each beyond them, changes the slope of the price
         starts, further, rises = _slopes(self.demands.bits)
         count = np.diff(starts)[most[:, 2]]
@@ -232,7 +231,7 @@ class Unknowns:
     def scaling(self, values: Ints) -> Scaling:
         """The answer in terms of tensors and slots."""
         demands = self.demands
-        chosen = values[self.of] * self.factor
+        chosen = (values[self.of] * self.factor).tolist()
         excess = np.maximum(self.slope * values[self.unknown] - self.offset, 0)
         price = float(excess @ self.price) + sum(demands.casts.values())
         muls = {key: each for key, (v, each) in demands.charges.items() if chosen[v]}
@@ -244,7 +243,7 @@ class Unknowns:
         tied[self.of[paid]] = True
 
         def other(variables: Mapping[Key, int]) -> dict[Key, int]:
-            return {key: int(chosen[v]) for key, v in variables.items() if chosen[v]}
+            return {key: chosen[v] for key, v in variables.items() if chosen[v]}
 
         return Scaling(
             Solution(
@@ -260,11 +259,15 @@ class Unknowns:
             tied=self._places(tied[self.of]),
         )
 
-    def _places(self, chosen: npt.NDArray[np.bool_]) -> tuple[frozenset[int], frozenset[int]]:
-        demands = self.demands
+    def _places(self, variables: npt.NDArray[np.bool_]) -> tuple[frozenset[int], frozenset[int]]:
+        demands, chosen = self.demands, variables.tolist()
         tensors = frozenset(key for key, v in demands.exponent.items() if chosen[v])
         nodes = frozenset(index for (index, _), v in demands.constant.items() if chosen[v])
         return tensors | demands.casts.keys(), nodes | demands.stuck
+
+
+def _table(rows: Sequence[tuple[int, ...]], width: int) -> Ints:
+    return np.fromiter(chain.from_iterable(rows), np.int64, width * len(rows)).reshape(-1, width)
 
 
 def _slopes(bits: Sequence[Bits]) -> tuple[Ints, Ints, Floats]:

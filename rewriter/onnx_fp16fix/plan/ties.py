@@ -7,7 +7,7 @@ thousands of exponents becomes one of a few unknowns.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from fractions import Fraction
 
 __all__ = ["Classes", "Ties"]
@@ -37,8 +37,15 @@ class Ties:
         """It is zero."""
         self._pinned.add(self._find(variable)[0])
 
-    def equate(self, terms: Iterable[tuple[int, int]]) -> None:
+    def equate(self, terms: Collection[tuple[int, int]]) -> None:
         """The sum of weight * variable is zero."""
+        if len(terms) == 2:  # most are
+            (one, weight), (other, counterweight) = terms
+            (one, ratio), (other, share) = self._find(one), self._find(other)
+            free = one not in self._pinned and other not in self._pinned
+            if weight and counterweight and one != other and free:
+                self._join(one, weight * ratio, other, counterweight * share)
+                return
         equation: dict[int, int] = {}
         for variable, weight in terms:
             equation[variable] = equation.get(variable, 0) + weight
@@ -89,15 +96,19 @@ class Ties:
             self._pinned.update(terms)
         elif terms:
             (one, weight), (other, counterweight) = terms.items()
-            if counterweight in (1, -1) and weight not in (1, -1):
-                one, weight, other, counterweight = other, counterweight, one, weight
-            self._parent[one] = other
-            if weight in (1, -1):  # nearly always, and whole numbers are faster
-                self._ratio[one] = -counterweight * weight
-            else:
-                ratio = Fraction(-counterweight) / weight
-                self._ratio[one] = ratio.numerator if ratio.denominator == 1 else ratio
+            self._join(one, weight, other, counterweight)
         return True
+
+    def _join(self, one: int, weight: _Ratio, other: int, counterweight: _Ratio) -> None:
+        """Between two free roots, weight * one + counterweight * other is zero."""
+        if counterweight in (1, -1) and weight not in (1, -1):
+            one, weight, other, counterweight = other, counterweight, one, weight
+        self._parent[one] = other
+        if weight in (1, -1):  # nearly always, and whole numbers are faster
+            self._ratio[one] = -counterweight * weight
+        else:
+            ratio = Fraction(-counterweight) / weight
+            self._ratio[one] = ratio.numerator if ratio.denominator == 1 else ratio
 
     def _classes(self) -> Classes:
         found = [self._find(variable) for variable in range(len(self._parent))]

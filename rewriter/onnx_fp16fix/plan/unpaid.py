@@ -55,14 +55,14 @@ class _Inside(Collector):
 
     def add(self, nodes: Collection[int]) -> bool:
         """Collect those of a place, whose variables are its own; whether it asks for what cannot move to move."""
-        known, self.inside, values = set(self.found.stuck), set[int](), dict[int, TensorView]()
+        known, self.inside, self.values = set(self.found.stuck), set[int](), list[TensorView]()
         self.found.exponent, self.found.charges = {}, {}
         for index in sorted(self.problem.nodes & set(nodes)):
             if self._pays_for_fp32(self.problem.views[index]):
                 self.inside.add(index)
         for index in sorted(self.inside):
-            self._node(self.problem.views[index], values)
-        for value in values.values():
+            self._node(self.problem.views[index])
+        for value in self.values:
             if value.maker in self.inside:
                 self._tensor(value)
         return bool(self.found.stuck - known)
