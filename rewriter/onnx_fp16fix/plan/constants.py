@@ -20,6 +20,7 @@ _BLOCK = 1 << 18
 mapped weights pass through memory block by block."""
 _SMALL = 1 << 14
 """Elements of constants that are looked at together."""
+_ZERO = bytes(4)
 
 
 def constant_range(values: npt.NDArray[Any] | None) -> TensorRange:
@@ -56,18 +57,18 @@ def constant_range(values: npt.NDArray[Any] | None) -> TensorRange:
 
 def small_ranges(tensors: Iterable[ConstantTensor]) -> dict[int, TensorRange]:
     """``constant_range`` of small FP32 constants by identity, of many at once: for a few numbers the calls into numpy
-    take longer than what they do. Those in other types and places, and with elements that are not finite, are left
-    out."""
+    take longer than what they do. Those in other types and places, and with elements that are not finite or zeros
+    among others, are left out."""
     found: dict[int, TensorRange] = {}
     block, size = dict[int, tuple[bytes, tuple[int, ...]]](), 0
     for tensor in tensors:
-        proto, key = tensor.proto, id(tensor)
-        if proto.data_type != TensorProto.FLOAT or key in block or key in found:
+        proto = tensor.proto
+        if proto.data_type != TensorProto.FLOAT:
             continue
         stored = proto.raw_data
         if 0 < len(stored) <= 4 * _SMALL:
-            block[key] = stored, tuple(proto.dims)
-            size += len(stored) // 4
+            block[id(tensor)] = stored, tuple(proto.dims)
+            size += len(stored)
             if size > _BLOCK:
                 found |= _together(block)
                 block, size = {}, 0
@@ -75,27 +76,25 @@ def small_ranges(tensors: Iterable[ConstantTensor]) -> dict[int, TensorRange]:
 
 
 def _together(block: dict[int, tuple[bytes, tuple[int, ...]]]) -> dict[int, TensorRange]:
-    values = np.frombuffer(b"".join(stored for stored, _ in block.values()), "<f4")
+    # a zero in front of the numbers of each, from which numpy groups the terms of a sum as in a sum of them alone
+    values = np.frombuffer(b"".join(part for stored, _ in block.values() for part in (_ZERO, stored)), "<f4")
     sizes = np.array([len(stored) // 4 for stored, _ in block.values()])
-    starts = np.cumsum(sizes) - sizes
-    low, high = np.minimum.reduceat(values, starts), np.maximum.reduceat(values, starts)
-    other = values != 0
-    count = np.add.reduceat(other, starts, dtype=np.int64)
-    exact = np.abs(values[other]).astype(np.float64)
-    # a number in front of those of each, for some are all zero, and for the sum to be grouped as without the others
-    first = np.cumsum(count) - count
-    heads = first + np.arange(len(first))
-    smallest = np.minimum.reduceat(np.insert(exact, first, np.inf), heads)
+    ends = np.cumsum(sizes + 1)
+    heads = ends - sizes - 1
+    parts = np.stack([heads + 1, ends], axis=1).reshape(-1)[:-1]  # every other part is a zero alone
+    low, high = np.minimum.reduceat(values, parts)[::2], np.maximum.reduceat(values, parts)[::2]
+    exact = np.abs(values).astype(np.float64)
+    smallest = np.minimum.reduceat(exact, parts)[::2]
     with np.errstate(over="ignore", invalid="ignore"):
-        squares = np.add.reduceat(np.insert(exact * exact, first, 0.0), heads)
-    means = np.sqrt(squares / np.maximum(count, 1))
-    columns = (
-        column.tolist() for column in (np.isfinite(low) & np.isfinite(high), low, high, smallest, means)
-    )
+        means = np.sqrt(np.add.reduceat(np.multiply(exact, exact, out=exact), heads) / sizes)
+    zero = (low == 0) & (high == 0)
+    known = np.isfinite(low) & np.isfinite(high) & ((smallest > 0) | zero)
+    low[zero], high[zero], smallest[zero] = 0, 0, np.inf  # -0.0 is none
+    columns = (column.tolist() for column in (known, low, high, smallest, means, sizes))
     return {
-        key: TensorRange(least, most, lowest, mean, len(stored) // 4, 0, shape)
-        for (key, (stored, shape)), finite, least, most, lowest, mean in zip(
+        key: TensorRange(least, most, lowest, mean, size, 0, shape)
+        for (key, (_, shape)), told, least, most, lowest, mean, size in zip(
             block.items(), *columns, strict=True
         )
-        if finite
+        if told
     }

@@ -160,10 +160,10 @@ def _filled(
     if len(tensors) > len(operands):  # a Concat of very many
         operands = [(operands[0][0], slot) for slot in range(len(tensors))]
     filled: list[TensorView | None] = []
-    floats, view_of = [], facts.tensor_view
+    floats, known = [], facts.tensors
     for operand, tensor in zip(operands, tensors, strict=False):
         if tensor.name:
-            value = view_of(tensor)
+            value = known.get(id(tensor)) or facts.tensor_view(tensor)
             filled.append(value)
             if value.float:
                 floats.append(operand)

@@ -44,7 +44,8 @@ class Facts:
     _equal: dict[Hashable, TensorRange] = field(default_factory=dict, init=False)
     """Of small constants, by their values: graphs hold the same biases and epsilons again and again."""
     _constant: dict[int, bool] = field(default_factory=dict, init=False)
-    _tensors: dict[int, TensorView] = field(default_factory=dict, init=False)
+    tensors: dict[int, TensorView] = field(default_factory=dict, init=False)
+    """By identity, those asked for."""
     _nodes: dict[int, NodeView] = field(default_factory=dict, init=False)
     _slots_of: dict[tuple[str, str, int, int], tuple[FloatSlots, int]] = field(
         default_factory=dict, init=False
@@ -82,7 +83,7 @@ class Facts:
         if len(self._all) != len(nodes):
             self._all = [self.node_view(node) for node in nodes]
             self._connect()
-            self._measure([value for value in self._tensors.values() if value.float])
+            self._measure([value for value in self.tensors.values() if value.float])
         return self._all
 
     def _connect(self) -> None:
@@ -139,15 +140,15 @@ class Facts:
 
     def tensor_view(self, tensor: gs.Tensor) -> TensorView:
         """A tensor as the planner sees it."""
-        found = self._tensors.get(id(tensor))
+        found = self.tensors.get(id(tensor))
         if found is None:
             is_float = self._owner(tensor).dtype(tensor.name) == TensorProto.FLOAT
-            found = self._tensors[id(tensor)] = TensorView(tensor, is_float)
+            found = self.tensors[id(tensor)] = TensorView(tensor, is_float)
         return found
 
     def touching(self, key: int) -> frozenset[int]:
         """Nodes that make or read the float tensor of this identity."""
-        return self._tensors[key].nodes
+        return self.tensors[key].nodes
 
     def is_float(self, tensor: gs.Tensor) -> bool:
         """Whether it is an FP32 tensor: only those are planned."""
