@@ -9,7 +9,6 @@ import onnx_graphsurgeon as gs
 
 from onnx_fp16fix.graph import ScopeView, ViewNode, border_slots
 from onnx_fp16fix.model import Names, Patch, ScopePath
-from onnx_fp16fix.operators import inp, out
 from onnx_fp16fix.plan import Plan
 from onnx_fp16fix.plan.facts import Facts
 from onnx_fp16fix.plan.plan import Slot
@@ -84,10 +83,10 @@ class Edit:
         slot = producer.output_slot(tensor)
         if producer.index in self.scope.bodies:
             return slot in border_slots(self.scope, producer, self.half)[1]
-        return producer.index not in self.plan.fp32 and self.facts.node_view(producer).is_half(out(slot))
+        return producer.index not in self.plan.fp32 and slot in self.facts.half_slots(producer).outputs
 
     def read_half(self, node: ViewNode, slot: int) -> bool:
         """Whether the node of this scope reads FP16 there."""
         if node.index in self.scope.bodies:
             return slot in border_slots(self.scope, node, self.half)[0]
-        return node.index not in self.plan.fp32 and self.facts.node_view(node).is_half(inp(slot))
+        return node.index not in self.plan.fp32 and slot in self.facts.half_slots(node).inputs

@@ -124,11 +124,12 @@ def _edit_scope(edit: Edit) -> None:
     read, renamed = {index for index, _ in edit.inputs}, edit.all_renamed()
     scaled, slots = edit.all_scaled(), {index for index, _ in (*edit.plan.operands, *edit.plan.muls)}
     for node in edit.scope.nodes:
-        if node.index in edit.patch.removed:
+        scales = node.op in SCALED_ATTRIBUTES
+        if node.index in edit.patch.removed or not (scales or renamed or node.index in read):
             continue
-        names = {*node.proto.input, *node.proto.output}
+        names = [tensor.name for tensor in (*node.inputs, *node.outputs)]
         attributes = {}
-        if node.op in SCALED_ATTRIBUTES and (node.index in slots or not scaled.isdisjoint(names)):
+        if scales and (node.index in slots or not scaled.isdisjoint(names)):
             attributes = _attributes(edit, node)
         if attributes or node.index in read or not renamed.isdisjoint(names):
             _rewrite_node(edit, node, attributes)
@@ -219,16 +220,20 @@ def _rewrite_node(edit: Edit, node: ViewNode, attributes: Mapping[str, float]) -
     inputs = [
         edit.inputs.get((node.index, slot), edit.name_of(tensor)) for slot, tensor in enumerate(node.inputs)
     ]
-    outputs = [edit.renamed.get(name, name) for name in node.proto.output]
-    if not attributes and inputs == list(node.proto.input) and outputs == list(node.proto.output):
+    outputs = [edit.renamed.get(tensor.name, tensor.name) for tensor in node.outputs]
+    same_inputs = inputs == [tensor.name for tensor in node.inputs]
+    same_outputs = outputs == [tensor.name for tensor in node.outputs]
+    if not attributes and same_inputs and same_outputs:
         return
     if node.index in edit.scope.bodies:
         edit.patch.rewired[node.index] = (inputs, outputs)
         return
     copy = onnx.NodeProto()
     copy.CopyFrom(edit.patch.replaced.get(node.index, node.proto))
-    copy.input[:] = inputs
-    copy.output[:] = outputs
+    if not same_inputs:
+        copy.input[:] = inputs
+    if not same_outputs:
+        copy.output[:] = outputs
     for name, number in attributes.items():
         _set_float(copy, name, number)
     edit.patch.replaced[node.index] = copy
@@ -257,9 +262,8 @@ def _fp32_indices(edit: Edit, graph: GraphLike) -> frozenset[int]:
     """Where the FP32 nodes of the plan and the FP32 Muls are in the new node list."""
     outputs = set(edit.fp32_outputs)
     for index in edit.plan.fp32:
-        outputs.update(edit.renamed.get(name, name) for name in edit.scope.nodes[index].proto.output if name)
+        names = (tensor.name for tensor in edit.scope.nodes[index].outputs)
+        outputs.update(edit.renamed.get(name, name) for name in names if name)
     if not outputs:
         return frozenset()
-    return frozenset(
-        index for index, node in enumerate(graph.node) if any(name in outputs for name in node.output)
-    )
+    return frozenset(index for index, node in enumerate(graph.node) if not outputs.isdisjoint(node.output[:]))

@@ -105,7 +105,8 @@ def _in_place(owner: ScopeView, patch: Patch, tensor: gs.Tensor) -> Callable[[on
 
     def initializer(made: onnx.TensorProto) -> None:
         made.doc_string = tensor.proto.doc_string
-        made.metadata_props.extend(tensor.proto.metadata_props)
+        if entries := tensor.proto.metadata_props:
+            made.metadata_props.extend(entries)
         patch.replaced_initializers[tensor.name] = made
 
     def node(made: onnx.TensorProto) -> None:

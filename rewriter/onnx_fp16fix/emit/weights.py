@@ -131,11 +131,12 @@ def _cut(flat: Array, elem_type: int, run: Sequence[Wanted]) -> Iterator[TensorP
     raw, at = flat.tobytes(), 0
     for constant in run:
         end = at + constant.values.size * flat.itemsize
-        tensor = TensorProto(data_type=elem_type, dims=constant.values.shape, raw_data=raw[at:end])
-        if constant.name:
-            tensor.name = constant.name
-        yield tensor
+        yield _tensor(elem_type, constant.values.shape, raw[at:end], constant.name)
         at = end
+
+
+def _tensor(elem_type: int, shape: tuple[int, ...], raw: bytes, name: str) -> TensorProto:
+    return TensorProto(data_type=elem_type, dims=shape, raw_data=raw, name=name or None)
 
 
 def changed(
@@ -151,10 +152,7 @@ def _made(
     values: Array, convert: Callable[[Array], Array], elem_type: int, name: str, spool: Spool | None
 ) -> TensorProto:
     if spool is None or values.size < _SPOOLED:
-        tensor = TensorProto(data_type=elem_type, dims=values.shape, raw_data=convert(values).tobytes())
-        if name:
-            tensor.name = name
-        return tensor
+        return _tensor(elem_type, values.shape, convert(values).tobytes(), name)
     flat = values.reshape(-1)
     blocks = (convert(flat[start : start + _BLOCK]) for start in range(0, flat.size, _BLOCK))
     return spool.add(name, elem_type, values.shape, blocks)

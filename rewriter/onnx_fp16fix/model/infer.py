@@ -76,7 +76,7 @@ def _light_graph(graph: onnx.GraphProto, light: onnx.GraphProto, keep: int) -> N
 
 
 def _stays(tensor: TensorProto, keep: int) -> bool:
-    return keep > 0 and math.prod(tensor.dims) <= keep and tensor.data_location != TensorProto.EXTERNAL
+    return keep > 0 and math.prod(tensor.dims[:]) <= keep and tensor.data_location != TensorProto.EXTERNAL
 
 
 def _light_tensor(tensor: TensorProto, light: TensorProto, keep: int) -> None:
@@ -107,8 +107,7 @@ def infer_types(model: Model) -> TypeTable:
 def agreed_types(model: Model) -> TypeTable | None:
     """What ``infer_types`` finds, where it knows all ops and no declaration of the model says otherwise; else None."""
     own = {(function.domain, function.name) for function in model.proto.functions}
-    ops = {(node.domain, node.op_type) for scope in model.scopes() for node in scope.graph.node}
-    if not all(onnx.defs.has(op, domain) for domain, op in ops - own):
+    if not all(onnx.defs.has(op, domain) for domain, op in model.ops - own):
         return (
             None  # inference passes over errors, however strict, in a graph with an op that it does not know
         )
@@ -140,10 +139,12 @@ def _bind_types(
     graph: GraphLike, types: dict[str, TensorType], outer: Mapping[str, TensorType], model: Model
 ) -> None:
     """Element types that inference left out (it stops at what it cannot shape), by the schemas' type variables."""
+    known_types = {name for name, found in types.items() if found.elem_type}
+    known_types.add("")
     for node in graph.node:
-        missing = [name for name in node.output if name and not types.get(name, _UNKNOWN).elem_type]
-        if not missing:
+        if known_types.issuperset(made := node.output[:]):
             continue
+        missing = [name for name in made if name and not types.get(name, _UNKNOWN).elem_type]
         own = contrib_slots(node.domain, node.op_type, model.opset_of(node.domain))
         if own is not None:
             _bind_contrib(node, own, types, outer)
@@ -193,14 +194,14 @@ def _declared(graph: onnx.GraphProto | onnx.FunctionProto) -> dict[str, TensorTy
 
     def read(infos: Iterable[onnx.ValueInfoProto]) -> None:
         for info in infos:
-            written = info.type.SerializeToString(deterministic=True)
+            written = info.type.SerializeToString()
             if (known := seen.get(written)) is None:
                 known = seen[written] = _tensor_type(info)
             types[info.name] = known
 
     if isinstance(graph, onnx.GraphProto):
         for tensor in graph.initializer:
-            key = tensor.data_type, *tensor.dims
+            key = tensor.data_type, *tensor.dims[:]
             if (known := seen.get(key)) is None:
                 known = seen[key] = TensorType(key[0], key[1:])
             types[tensor.name] = known

@@ -11,7 +11,7 @@ import onnx
 from google.protobuf.message import DecodeError
 
 from onnx_fp16fix.errors import ModelError, Problem, UsageError, require_file
-from onnx_fp16fix.model.contrib import admit_contrib
+from onnx_fp16fix.model.contrib import admit_contrib, is_contrib
 from onnx_fp16fix.model.declared import wrong_types
 from onnx_fp16fix.model.infer import agreed_types, light_copy
 from onnx_fp16fix.model.lean import read_lean
@@ -92,7 +92,8 @@ def _validated(model: Model) -> Model:
             "tensor_type"
         ):  # the checker wants a shape; runtimes take outputs of unknown rank
             info.type.tensor_type.shape.SetInParent()
-    admit_contrib(light)
+    if any(is_contrib(*op, model.opset) for op in model.ops):
+        admit_contrib(light)
     try:
         onnx.checker.check_model(light)
     except onnx.checker.ValidationError as error:

@@ -74,6 +74,11 @@ class Model:
         return iter(self._scopes)
 
     @cached_property
+    def ops(self) -> frozenset[tuple[str, str]]:
+        """Domains and types of all its nodes."""
+        return frozenset((node.domain, node.op_type) for scope in self.scopes() for node in scope.graph.node)
+
+    @cached_property
     def _scopes(self) -> tuple[Scope, ...]:
         found = list(_walk(Scope((), self.proto.graph, None)))
         for index, function in enumerate(self.proto.functions):

@@ -60,10 +60,10 @@ def nbytes(tensor: TensorProto) -> int | None:
     """Bytes of the raw form, from dims and type; None for strings and types numpy has no size for."""
     if tensor.data_type in (TensorProto.STRING, TensorProto.UNDEFINED):
         return None
-    elements: int = math.prod(tensor.dims)
-    if tensor.data_type in _BITS:
-        return -(-elements * _BITS[tensor.data_type] // 8)
-    itemsize = _itemsize(tensor.data_type)
+    elements: int = math.prod(tensor.dims[:])
+    if (kind := tensor.data_type) in _BITS:
+        return -(-elements * _BITS[kind] // 8)
+    itemsize = _itemsize(kind)
     return None if itemsize is None else elements * itemsize
 
 
@@ -156,14 +156,14 @@ def _number(value: object) -> int | None:
 def read_tensor(tensor: TensorProto, base_dir: Path | None) -> npt.NDArray[Any]:
     """Values with the tensor's shape. External data of ordinary types are mapped, not read."""
     if not is_external(tensor):
-        if tensor.data_type in _AS_STORED and tensor.HasField("raw_data"):
-            return np.frombuffer(tensor.raw_data, _AS_STORED[tensor.data_type]).reshape(tuple(tensor.dims))
+        if (dtype := _AS_STORED.get(tensor.data_type)) is not None and tensor.HasField("raw_data"):
+            return np.frombuffer(tensor.raw_data, dtype).reshape(tuple(tensor.dims[:]))
         return numpy_helper.to_array(tensor)
     file, offset, _ = external_file(tensor, base_dir)
     if tensor.data_type in _BITS or 0 in tensor.dims:
         return numpy_helper.to_array(_read_whole(tensor, file, offset))
-    dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
-    mapped = np.memmap(file, dtype=dtype, mode="r", offset=offset, shape=(math.prod(tensor.dims),))
+    stored = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
+    mapped = np.memmap(file, dtype=stored, mode="r", offset=offset, shape=(math.prod(tensor.dims),))
     return mapped.reshape(tuple(tensor.dims))
 
 

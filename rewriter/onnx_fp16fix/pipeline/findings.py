@@ -97,9 +97,11 @@ def plan_remedy(scope: ScopeView, plans: Mapping[ScopePath, Plan], risk: Risk, h
 
 def _stored(path: ScopePath, plans: Mapping[ScopePath, Plan], tensor: str) -> int | None:
     """The exponent of a tensor of this scope or of one around it, None if no plan names it."""
-    around = (plans.get(path[:depth], _NONE) for depth in range(len(path), -1, -1))
-    found = (plan.exponents.get(tensor, plan.entries.get(tensor)) for plan in around)
-    return next((exponent for exponent in found if exponent is not None), None)
+    for depth in range(len(path), -1, -1):
+        plan = plans.get(path[:depth], _NONE)
+        if (exponent := plan.exponents.get(tensor, plan.entries.get(tensor))) is not None:
+            return exponent
+    return None
 
 
 def nan_findings(main: ScopeView, ranges: RangeTable) -> list[Finding]:

@@ -59,6 +59,10 @@ class Facts:
             view = self._nodes[node.index] = NodeView(node, self, *self._slots(node))
         return view
 
+    def half_slots(self, node: ViewNode) -> FloatSlots:
+        """The node's slots that hold FP16 where it runs in FP16."""
+        return self._slots(node)[0]
+
     def _slots(self, node: ViewNode) -> tuple[FloatSlots, int]:
         """The node's convertible slots and the version of its operator set."""
         key = (node.domain, node.op, len(node.inputs), len(node.outputs))
