@@ -36,29 +36,27 @@ class Kinds:
 
     def piece(self, nodes: Sequence[int]) -> Piece:
         """The nodes, in rising order, as a piece."""
-        region, numbers_of, kind = self.region, self._numbers, list[int]()
-
-        def say(what: Hashable) -> None:
-            kind.append(numbers_of.setdefault(what, len(numbers_of)))
-
+        region, said = self.region, list[Hashable]()
         place = {index: number for number, index in enumerate(nodes)}
         tensors: dict[int, TensorView] = {}
         numbers: dict[int, int] = {}
         for index in nodes:
             view = region.views[index]
-            say(self._node(view))
+            said.append(self._node(view))
             for edge in view.edges.values():
                 value = edge.value
                 if value.constant:
-                    say((edge.operand, edge.movable, *self._constant(view, edge, place)))
+                    said.append((edge.operand, edge.movable, *self._constant(view, edge, place)))
                     continue
                 number = numbers.get(value.key)
                 if number is None:
                     number = numbers[value.key] = len(numbers)
                     tensors[value.key] = value
-                    say(self._tensor(value, place))
-                say((edge.operand, edge.movable, edge.half, number, *self._read(view, edge)))
-        return Piece(tuple(nodes), tuple(tensors.values()), tuple(kind))
+                    said.append(self._tensor(value, place))
+                said.append((edge.operand, edge.movable, edge.half, number, *self._read(view, edge)))
+        known = self._numbers
+        kind = tuple([known.setdefault(what, len(known)) for what in said])
+        return Piece(tuple(nodes), tuple(tensors.values()), kind)
 
     def _node(self, view: NodeView) -> Hashable:
         region, index = self.region, view.node.index
@@ -95,7 +93,7 @@ class Kinds:
             region.facts, view.node, edge.slot, region.tolerant
         )
         slot = view.node.index, edge.slot
-        shift = view.numel(edge.operand) if may_shift(region, view, edge) else None
+        shift = edge.value.range.numel if may_shift(region, view, edge) else None
         room = region.rooms.operand(slot, edge.value.key)
         return edge.either, tolerant, shift, room, slot in region.need.readers
 

@@ -62,7 +62,7 @@ def node_variables(problem: Problem, index: int) -> None:
             if edge.movable:
                 problem.constant[slot] = _exponent_variable(problem, constant_range(problem, edge, index))
         elif may_shift(problem, view, edge):
-            problem.shift[slot] = _shift_variable(problem, edge.value, view.numel(edge.operand))
+            problem.shift[slot] = _shift_variable(problem, edge.value)
 
 
 def may_shift(problem: Problem, view: NodeView, edge: Edge) -> bool:
@@ -112,7 +112,7 @@ def moved_by(problem: Problem, view: NodeView) -> int | None:
 
 def price_of_fp32(view: NodeView, prices: Prices) -> float:
     """What one run of the node costs more in FP32."""
-    numel = sum(view.numel(operand) for operand in view.operands)
+    numel = sum([edge.value.range.numel for edge in view.edges.values()])
     return prices.fp32(numel, flops(view), _moves_data(view))
 
 
@@ -157,12 +157,12 @@ def _exponent_variable(problem: Problem, bounds: tuple[int, int]) -> int:
     return variable
 
 
-def _shift_variable(problem: Problem, value: TensorView, numel: int) -> int:
+def _shift_variable(problem: Problem, value: TensorView) -> int:
     program = problem.program
     least, most = exponent_range(problem, value)
     bound = most - least
     variable = program.variable(-bound, bound, integer=True)
-    price = problem.prices.mul(numel) * problem.facts.repeats(value.tensor)
+    price = problem.prices.mul(value.range.numel) * problem.facts.repeats(value.tensor)
     program.switch(variable, bound, price)
     return variable
 
@@ -173,8 +173,8 @@ def tensor_variables(problem: Problem, value: TensorView) -> None:
         return
     if value.maker is None:
         # a graph input keeps its true value; one Mul may scale it for all its readers
-        problem.exponent[value.key] = _shift_variable(problem, value, value.range.numel)
+        problem.exponent[value.key] = _shift_variable(problem, value)
     else:
         problem.exponent[value.key] = _exponent_variable(problem, exponent_range(problem, value))
         if problem.facts.scope.outside_uses(value.tensor):
-            problem.result[value.key] = _shift_variable(problem, value, value.range.numel)
+            problem.result[value.key] = _shift_variable(problem, value)
