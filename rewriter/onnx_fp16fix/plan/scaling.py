@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain, pairwise
+from itertools import chain
 from typing import TypeVar
 
 import numpy as np
@@ -26,6 +26,8 @@ __all__ = ["Scaling", "scale_alone"]
 
 _BREACH = 1e7
 """Price of a bit beyond what FP16 holds, so high that it is paid only where exponents have no answer."""
+_DIGITS = 2
+"""Decimal places of prices, where equal ones have to be told."""
 Ints = npt.NDArray[np.int64]
 Key = TypeVar("Key")
 Floats = npt.NDArray[np.float64]
@@ -135,42 +137,34 @@ class Unknowns:
     def priced(self, places: Ints) -> Floats:
         """Price of each value from -reach to reach of the given unknowns, steps left out; inf out of bounds.
 
-        Unknowns with the same demands have the same prices: repeated layers are priced once.
+        Each demand bends a line once, so the prices are running sums of running sums of these bends, however many
+        demands there are.
         """
         position = np.full(len(self.low), -1)
         position[places] = np.arange(len(places))
-        chosen = np.flatnonzero(position[self.unknown] >= 0)
-        owner = position[self.unknown[chosen]]
-        order = np.argsort(owner, kind="stable")
-        demands = np.stack([self.slope[chosen], self.offset[chosen], self.price[chosen]], axis=1)[order]
-        ends = np.cumsum(np.bincount(owner, minlength=len(places))).tolist()
-        bounds = np.stack([self.low[places], self.high[places]], axis=1)
-        kinds: dict[tuple[bytes, bytes], int] = {}
-        first, kind = list[int](), list[int]()
-        for place, (start, end) in enumerate(pairwise([0, *ends])):
-            number = kinds.setdefault((demands[start:end].tobytes(), bounds[place].tobytes()), len(first))
-            if number == len(first):
-                first.append(place)
-            kind.append(number)
-        prices: Floats = self._each_priced(places[first])[kind]
-        return prices
-
-    def _each_priced(self, places: Ints) -> Floats:
+        owner = position[self.unknown]
+        up, down = (owner >= 0) & (self.slope > 0), (owner >= 0) & (self.slope < 0)
+        prices = self._rising(owner, up, len(places)) + self._rising(owner, down, len(places))[:, ::-1]
         values = np.arange(-self.reach, self.reach + 1)
-        prices = np.zeros((len(places), len(values)))
-        position = np.full(len(self.low), -1)
-        position[places] = np.arange(len(places))
-        chosen = np.flatnonzero(position[self.unknown] >= 0)
-        if chosen.size:
-            owner = position[self.unknown[chosen]]
-            order = np.argsort(owner, kind="stable")
-            chosen, owner = chosen[order], owner[order]
-            excess = np.outer(self.slope[chosen], values) - self.offset[chosen, None]
-            starts = np.flatnonzero(np.diff(owner, prepend=-1))
-            paid = np.maximum(excess, 0) * self.price[chosen, None]
-            prices[owner[starts]] = np.add.reduceat(paid, starts)
         outside = (values < self.low[places, None]) | (values > self.high[places, None])
         prices[outside] = np.inf
+        return prices
+
+    def _rising(self, owner: Ints, chosen: npt.NDArray[np.bool_], count: int) -> Floats:
+        """What the chosen demands cost, by owner and by values in the direction in which they rise."""
+        slope, offset, price = np.abs(self.slope[chosen]), self.offset[chosen], self.price[chosen]
+        size = 2 * self.reach + 3
+        first = np.clip(
+            offset // slope + 1, -self.reach, self.reach + 1
+        )  # the first value that costs anything
+        at = owner[chosen] * size + first + self.reach
+        paid = slope * first - offset
+        bends = np.bincount(at, paid * price, count * size) + np.bincount(
+            at + 1, (slope - paid) * price, count * size
+        )
+        total = bends.reshape(count, size).cumsum(axis=1).cumsum(axis=1)[:, :-2]
+        # what rounding leaves of large prices must not make equal ones different
+        prices: Floats = np.round(total, _DIGITS)
         return prices
 
     def _program(
@@ -220,7 +214,7 @@ class Unknowns:
         column = program.variable(low, high, integer=True)
         if low == high:
             return column
-        slopes = np.diff(total)
+        slopes = np.round(np.diff(total), _DIGITS)
         starts = np.flatnonzero(np.diff(slopes, prepend=np.nan))
         terms: dict[int, float] = {column: 1.0}
         for start, end in zip(starts, [*starts[1:], len(slopes)], strict=True):
