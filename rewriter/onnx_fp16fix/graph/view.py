@@ -137,14 +137,17 @@ class ScopeView:
     @cached_property
     def unread(self) -> frozenset[int]:
         """Nodes whose results reach neither an output nor a node with bodies; Constant nodes aside."""
-        found = set[int]()
+        found, readers_of, outside = set[int](), self._consumers, self._outside
         for node in reversed(self.nodes):
             if node.index in self.bodies or node.op == "Constant":
                 continue
-            if not any(
-                self.outside_uses(tensor) or any(n.index not in found for n, _ in self.consumers(tensor))
-                for tensor in node.outputs
-            ):
+            for tensor in node.outputs:
+                readers = readers_of.get(id(tensor), ())
+                if outside.get(id(tensor)) or (
+                    readers and not (found and found.issuperset(n.index for n, _ in readers))
+                ):
+                    break
+            else:
                 found.add(node.index)
         return frozenset(found)
 
