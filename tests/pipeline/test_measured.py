@@ -90,6 +90,17 @@ def test_what_the_user_wants_in_fp16_stays_there() -> None:
     assert "a" not in outcome.plan.fp32_nodes
 
 
+@pytest.mark.parametrize(("steps", "narrow"), [((20.0, 7.0, 2.0), True), ((5.0, 2.0, 0.5), False)])
+def test_a_result_that_other_samples_may_not_reach_is_told(steps: tuple[float, ...], narrow: bool) -> None:
+    """Rounding x, which is 30 with differences of 1 that matter, takes as much as all else."""
+    proto, feed = chain(*steps)
+    outcome = onnx_fp16fix.fix(proto, feed, tensorrt="off", force_fp16=".*")
+    assert outcome.run.status == "ok"
+    found = [finding for finding in outcome.findings if finding.name == "fp16-narrow"]
+    assert [finding.status for finding in found] == ["skipped"] * narrow
+    assert all("other samples may be off by more" in finding.message for finding in found)
+
+
 def test_matrix_products_go_to_fp32_where_nothing_cheaper_helps() -> None:
     # two products whose common part cancels, of operands that FP16 holds exactly
     text = (

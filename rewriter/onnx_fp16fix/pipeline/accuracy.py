@@ -21,7 +21,7 @@ from onnx_fp16fix.plan import Place
 from onnx_fp16fix.simulate import SimulationReport, compare_simulated
 from onnx_fp16fix.simulate.bodies import matching_bodies
 
-__all__ = ["Mended", "admit_floor", "aimed_error", "measure_up", "mend_accuracy", "simulate"]
+__all__ = ["Mended", "admit_floor", "aimed_error", "measure_up", "mend_accuracy", "simulate", "tell_narrow"]
 
 Mended = tuple[State, Emitted, SimulationReport]
 
@@ -31,6 +31,8 @@ _ROOM = 0.5
 """Share of the tolerance that samples should need: others may need more."""
 _PAID = 0.25
 """The same where FP32 has to be paid for anyway: errors of other samples were up to 2.6 times those of three."""
+_SENSITIVE = 0.25
+"""Share of the tolerance that rounding weights and inputs takes where samples differ much in how far they are off."""
 _AS_EXACT = 1.125
 """Growth of the error that is taken for chance."""
 _FEW = 4
@@ -240,3 +242,27 @@ def admit_floor(run: Run, half: FloatType, error: float, tolerance: float) -> fl
         )
     )
     return error
+
+
+def tell_narrow(run: Run, half: FloatType, error: float, tolerance: float) -> None:
+    """Say that other samples may miss the tolerance, where these nearly do and the model enlarges what it is given."""
+    if not _ROOM * tolerance < error <= tolerance:
+        return
+    with run.progress.step("rounding floor"):
+        floor = rounding_floor(run.model, run.dataset, half.bits)
+    if not _SENSITIVE * tolerance < floor < math.inf:
+        return
+    message = (
+        f"the outputs are off by {error:.3g} (tolerance {tolerance:.3g}), and rounding nothing but weights and inputs "
+        f"to {half.label}'s {half.bits} bits costs {floor:.3g}: other samples may be off by more than the tolerance"
+    )
+    run.document.findings.append(
+        Finding(
+            name=f"{half.name}-narrow",
+            kind="precision",
+            severity="info",
+            status="skipped",
+            message=message,
+            facts={"error": error, "floor": floor},
+        )
+    )

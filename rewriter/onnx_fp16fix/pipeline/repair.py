@@ -20,6 +20,7 @@ from onnx_fp16fix.pipeline.accuracy import (
     measure_up,
     mend_accuracy,
     simulate,
+    tell_narrow,
 )
 from onnx_fp16fix.pipeline.answers import planned_findings
 from onnx_fp16fix.pipeline.arguments import check_arguments
@@ -181,6 +182,8 @@ def fix(
             run.document.findings += resized_findings(report, half)
         if tolerance is None and limit < report.output_rel_l2 < math.inf:
             limit = admit_floor(run, half, report.output_rel_l2, limit)
+        else:
+            tell_narrow(run, half, report.output_rel_l2, limit)
     if typed != precision:
         emitted = emit(run, state, precision, io)
     at_risk = planned_findings(first, second, state, stage.findings())
