@@ -13,7 +13,6 @@ from onnx_fp16fix.document import Finding, ModelEntry, OutputEntry, PlanEntry, R
 from onnx_fp16fix.errors import Problem, UsageError, VerificationError
 from onnx_fp16fix.model import Model, load_model, save_model, with_weights
 from onnx_fp16fix.model.save import external_locations
-from onnx_fp16fix.model.tensors import nbytes
 from onnx_fp16fix.wording import spelled
 
 __all__ = ["Outcome", "describe_model"]
@@ -103,7 +102,7 @@ def describe_model(model: Model) -> ModelEntry:
         opset=model.opset,
         ir_version=model.proto.ir_version,
         nodes=_count_nodes(model),
-        initializer_bytes=sum(nbytes(tensor) or 0 for tensor in model.proto.graph.initializer),
+        initializer_bytes=model.weight_bytes,
     )
 
 

@@ -100,11 +100,14 @@ def convert(
 
 def _type_node(state: State, node: ViewNode) -> None:
     slots, floats, made_half = state.slots[node.index], state.shared.floats, state.half
-    either = state.either.get(node.index, ())
+    either, own = state.either.get(node.index, ()), state.outer is None
+    constants, stored = state.shared.constants, state.stored
     inputs = [tensor.name for tensor in node.inputs]
     for slot, tensor in enumerate(node.inputs):
         if (key := id(tensor)) in floats:
             half = key in made_half if slot in either else slot in slots.inputs
+            if own and half == (key in made_half) and key not in constants and key not in stored:
+                continue  # most operands: read as they are made
             inputs[slot] = _operand(state, tensor, half=half)
     outputs = [tensor.name for tensor in node.outputs]
     state.names.append((inputs, outputs))
@@ -204,7 +207,9 @@ def _rewrite_nodes(state: State, equal: Mapping[str, str]) -> None:
     """Nodes that read or make other names than before, or whose type is an attribute."""
     rename, patch, bodies = state.shared.rename, state.patch, state.scope.bodies
     for node, (inputs, outputs) in zip(state.scope.nodes, state.names, strict=True):
-        inputs = [equal.get(name, name) for name in (rename.get(name, name) for name in inputs)]
+        inputs = [rename.get(name, name) for name in inputs]
+        if equal:
+            inputs = [equal.get(name, name) for name in inputs]
         if node.index in bodies:
             patch.rewired[node.index] = (inputs, outputs)
             continue

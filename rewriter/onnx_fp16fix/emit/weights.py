@@ -50,7 +50,7 @@ class Halved:
 def spool_for(model: Model) -> Spool | None:
     """A file for the constants made from this model; None where memory will do. Before IR version 4 new constants
     become nodes, which hold them."""
-    if model.proto.ir_version < 4 or not is_heavy(model.proto.graph.initializer):
+    if model.proto.ir_version < 4 or not is_heavy(model.weight_bytes):
         return None
     return Spool()
 

@@ -88,10 +88,9 @@ def _validated(model: Model) -> Model:
         raise ModelError(problems)
     light = light_copy(model.proto, keep=0)
     for info in (*light.graph.input, *light.graph.output, *light.graph.value_info):
-        if info.type.HasField(
-            "tensor_type"
-        ):  # the checker wants a shape; runtimes take outputs of unknown rank
-            info.type.tensor_type.shape.SetInParent()
+        kind = info.type
+        if kind.HasField("tensor_type"):  # the checker wants a shape; runtimes take outputs of unknown rank
+            kind.tensor_type.shape.SetInParent()
     if any(is_contrib(*op, model.opset) for op in model.ops):
         admit_contrib(light)
     try:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import onnx
 
 from onnx_fp16fix.model.spool import Spool
-from onnx_fp16fix.model.tensors import OWN_FILES
+from onnx_fp16fix.model.tensors import OWN_FILES, nbytes
 
 if TYPE_CHECKING:
     from onnx_fp16fix.model.infer import TypeTable
@@ -72,6 +72,11 @@ class Model:
     def scopes(self) -> Iterator[Scope]:
         """The main graph, then every body inside it, then every function with its bodies; parents first."""
         return iter(self._scopes)
+
+    @cached_property
+    def weight_bytes(self) -> int:
+        """Of the main graph's initializers, as raw data; those of no known size aside."""
+        return sum(nbytes(tensor) or 0 for tensor in self.proto.graph.initializer)
 
     @cached_property
     def ops(self) -> frozenset[tuple[str, str]]:

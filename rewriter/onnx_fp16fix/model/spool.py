@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from onnx import TensorProto
 
-from onnx_fp16fix.model.tensors import OWN_FILES, nbytes
+from onnx_fp16fix.model.tensors import OWN_FILES
 
 __all__ = ["Spool", "is_heavy", "is_heavy_file"]
 
@@ -51,9 +51,9 @@ class Spool:
         OWN_FILES.discard(self._file)
 
 
-def is_heavy(weights: Iterable[TensorProto]) -> bool:
+def is_heavy(weight_bytes: int) -> bool:
     """Whether the weights are worth a spool."""
-    return sum(nbytes(tensor) or 0 for tensor in weights) >= _HEAVY_BYTES
+    return weight_bytes >= _HEAVY_BYTES
 
 
 def is_heavy_file(path: Path) -> bool:
