@@ -217,13 +217,17 @@ def measure(name: str, nodes: int) -> str:
     import scipy.optimize  # noqa: F401
 
     import onnx_fp16fix
-    from onnx_fp16fix.pipeline import planning, prepare
+    from onnx_fp16fix.pipeline import prepare
     from onnx_fp16fix.plan import planner, program
 
     model = MODELS[name](nodes)
     shape = [dim.dim_value for dim in model.graph.input[0].type.tensor_type.shape.dim]
     data = {"x": np.random.default_rng(1).standard_normal(shape).astype(np.float32)}
-    calibration, plan = Watch(prepare, "measure"), Watch(planning, "make_plan")
+    calibration, draft, plan = (
+        Watch(prepare, "measure"),
+        Watch(planner.Draft, "__init__"),
+        Watch(planner.Draft, "plan"),
+    )
     region, solver = Watch(planner, "region"), Watch(program, "_solve")
     started = time.process_time()
     outcome = onnx_fp16fix.fix(model, data, verify=False)
@@ -231,7 +235,8 @@ def measure(name: str, nodes: int) -> str:
     planned = plan.results[-1]
     return (
         f"{name:10} {len(model.graph.node):>7,} nodes {max(map(len, region.results)):>7,} at risk"
-        f"  solver {solver.seconds:5.2f} s  plan {plan.seconds:5.2f} s ({len(plan.results)}x)"
+        f"  solver {solver.seconds:5.2f} s  plan {draft.seconds + plan.seconds:5.2f} s"
+        f" ({len(draft.results)}x, {len(plan.results)} whole)"
         f"  fix beyond calibration {rest:5.2f} s"
         f"  price {planned.cost:.4g}  {len(planned.fp32)} in FP32  {len(planned.muls)} Muls"
         f"  {'ok' if outcome.run.status == 'ok' else outcome.run.status}"

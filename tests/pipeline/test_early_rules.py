@@ -74,6 +74,31 @@ def test_a_program_that_rules_make_needless_is_not_solved() -> None:
     assert outcome.findings == eager.findings
 
 
+def test_bodies_are_planned_early_too() -> None:
+    inner = softplus(3).graph
+    past = "outer"
+    del inner.input[:]
+    inner.node[0].input[0] = past
+    other = helper.make_graph([helper.make_node("Neg", [past], ["n"])], "other", [], [inner.output[0]])
+    other.output[0].name = "n"
+    nodes = [
+        helper.make_node("Identity", ["x"], [past]),
+        helper.make_node("ReduceSum", ["x"], ["sum"], keepdims=0),
+        helper.make_node("Less", ["sum", "far"], ["c"]),
+        helper.make_node("If", ["c"], ["y"], then_branch=inner, else_branch=other),
+    ]
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [4, WIDTH]) for name in "xy")
+    far = numpy_helper.from_array(np.float32(1e4), "far")
+    graph = helper.make_graph(nodes, "bodies", [x], [y], [far])
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    outcome, whole = fixed(proto)
+    assert whole == [False]
+    assert [(rule.id, rule.applied) for rule in outcome.run.rules if rule.applied] == [("ACT001", 3)]
+    eager = fixed(proto, early=False)[0]
+    assert outcome.model == eager.model
+    assert outcome.findings == eager.findings
+
+
 def test_it_is_solved_where_the_plan_after_the_rules_may_cost_more() -> None:
     """One place where any plan pays is no proof that it pays more than the Mul that is left."""
     proto = softplus(1, gated=True)

@@ -1,6 +1,7 @@
 """The rule language ``fp16fix/1``: rule files, patterns, guards, templates, and one pass of rules over a model."""
 
 from onnx_fp16fix.language.apply import apply_rules
+from onnx_fp16fix.language.decide import may_rewrite
 from onnx_fp16fix.language.load import load_rules, select_rules, shipped_rules
 from onnx_fp16fix.language.miss import Miss
 from onnx_fp16fix.language.packs import Pack, installed_packs, packs
@@ -23,6 +24,7 @@ __all__ = [
     "apply_rules",
     "installed_packs",
     "load_rules",
+    "may_rewrite",
     "packs",
     "parse_target",
     "select_rules",

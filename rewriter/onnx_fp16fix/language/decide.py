@@ -27,7 +27,7 @@ from onnx_fp16fix.language.shapes import bind_sizes
 from onnx_fp16fix.language.target import Target
 from onnx_fp16fix.model import Names
 
-__all__ = ["Decider", "OpenScope", "open_scope"]
+__all__ = ["Decider", "OpenScope", "may_rewrite", "open_scope"]
 
 
 @dataclass(slots=True)
@@ -77,6 +77,13 @@ def open_scope(scope: ScopeView, names: Names) -> OpenScope:
     matcher = Matcher(scope)
     index = OpIndex(scope, matcher.sketches)
     return OpenScope(scope, matcher, ScopeEditor(scope, matcher, names), index, Finder(scope, matcher, index))
+
+
+def may_rewrite(rule: Rule) -> bool:
+    """Whether any variant of the rule changes the model; the others only ask the planner for something."""
+    called = (variant.action for variant in rule.variants)
+    actions = [None if call is None else find_action(call.name) for call in called]
+    return any(action is None or is_rewrite(action) for action in actions)
 
 
 class Decider:

@@ -38,10 +38,10 @@ def improve(run: Run, state: State, stage: RuleStage, wishes: Wishes) -> State:
         return early.better if early.complete else _improved(run, early.better, stage, wishes)
     with run.progress.step("plan"):
         state = replace(state, plan=state.draft.plan(), draft=None)
-    if not early.same:
-        return _improved(run, state, stage, wishes)
-    costly = state.plan.costly_nodes()
-    stage.only_at(costly, costly)
+    if early.better is None or not early.same:
+        return state if early.same else _improved(run, state, stage, wishes)
+    if early.better.plan.cost < state.plan.cost:  # told as where the plan is whole at once
+        _trial(run, state, stage, state.plan.costly_nodes())
     return _cheaper(state, early.better, stage)
 
 
@@ -60,13 +60,14 @@ class _Early:
 
 def _early(run: Run, state: State, stage: RuleStage, wishes: Wishes, draft: Draft) -> _Early:
     """Rules where exponents alone do not do."""
-    trial = _trial(run, state, stage, draft.places()) if stage.rules else None
+    trial = _trial(run, state, stage, draft.places(), only_rewrites=True) if stage.rules else None
     if trial is None:
+        stage.discard()
         return _Early()
     asked = draft.unanswered()
     complete = not any(asked.isdisjoint(nodes) for nodes in stage.places())
     if not complete:
-        trial = _trial(run, state, stage, asked)
+        trial = _trial(run, state, stage, asked, only_rewrites=True)
     paying, least = draft.least_cost(stage.places())
     if trial is None or not any(paying):
         return _Early(same=False)
@@ -144,13 +145,15 @@ def _rewritten(run: Run, state: State, stage: RuleStage, wishes: Wishes, nodes: 
     return None if trial is None else _followed(run, state, stage, wishes, trial)
 
 
-def _trial(run: Run, state: State, stage: RuleStage, nodes: _Places) -> Model | None:
+def _trial(
+    run: Run, state: State, stage: RuleStage, nodes: _Places, *, only_rewrites: bool = False
+) -> Model | None:
     """The model as rules rewrite it at these nodes; None where none does.
 
     Rules that assume something are left out where the outputs change on the data.
     """
     with run.progress.step("rules"):
-        trial = stage.run(state.view, state.ranges, only_nodes=nodes)
+        trial = stage.run(state.view, state.ranges, only_nodes=nodes, only_rewrites=only_rewrites)
     while trial is not None and (assuming := stage.assuming()):
         if _agree(run, state.model, trial, stage.declared()):
             break
@@ -158,7 +161,7 @@ def _trial(run: Run, state: State, stage: RuleStage, nodes: _Places) -> Model | 
         what = "; ".join(f"{rule} assumes that {', and '.join(texts)}" for rule, texts in assuming.items())
         run.warn(f"not used, because the outputs would change: {what}")
         with run.progress.step("rules"):  # what comes after these may assume as much
-            trial = stage.run(state.view, state.ranges, only_nodes=nodes)
+            trial = stage.run(state.view, state.ranges, only_nodes=nodes, only_rewrites=only_rewrites)
     return trial
 
 

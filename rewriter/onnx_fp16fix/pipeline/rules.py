@@ -25,6 +25,7 @@ from onnx_fp16fix.language import (
     Target,
     apply_rules,
     load_rules,
+    may_rewrite,
     shipped_rules,
 )
 from onnx_fp16fix.model import Model, Patch, ScopePath, apply_patches
@@ -105,9 +106,12 @@ class RuleStage:
         *,
         only_nodes: Collection[tuple[ScopePath, int]] | None = None,
         for_targets: bool = False,
+        only_rewrites: bool = False,
     ) -> Model | None:
-        """The rewritten model, None if no rule rewrites anything; ``for_targets``: of the rules that name targets."""
+        """The rewritten model, None if no rule rewrites anything; ``for_targets``: of the rules that name targets,
+        ``only_rewrites``: without rules that only ask the planner for something."""
         rules = [rule for rule in self.rules if rule.targets or not for_targets]
+        rules = [rule for rule in rules if not only_rewrites or may_rewrite(rule)]
         self._seen = view, ranges
         self._last = apply_rules(
             view,
@@ -137,10 +141,9 @@ class RuleStage:
         """The nodes of each match that the last run rewrites."""
         return [frozenset((record.scope, index) for index in record.indices) for record in self._rewrites()]
 
-    def only_at(self, nodes: Collection[Place], asked: Collection[Place] = ()) -> None:
-        """Forget what the last run skipped away from these nodes, and what it asked for away from those of ``asked``
-        and of what it rewrites."""
-        chosen = {"skipped": set(nodes), "applied": set(asked).union(*self.places())}
+    def only_at(self, nodes: Collection[Place]) -> None:
+        """Forget what the last run skipped away from these nodes, and what it asked for away from what it rewrites."""
+        chosen = {"skipped": set(nodes), "applied": set[Place]().union(*self.places())}
         near = tuple(
             record
             for record in self._last.records
