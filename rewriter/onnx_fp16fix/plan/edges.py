@@ -30,18 +30,21 @@ class TensorView:
     nodes that read it. Of floats: ``range`` (see ``Facts``) and ``numel``; ``lowest``: smallest exponent at which it
     fits into FP16, None if that is unknown or every one does; ``typical``: largest exponent at which typical magnitudes
     stay normal, so that no bits are lost, of what only sums read, at which no more are lost than the sums themselves
-    lose; ``nodes``: indices of what makes and reads it; none of a constant, whose exponent is the reader's own.
+    lose; ``size``: binary logarithms of its smallest magnitude other than 0, rounded down (inf: there is none), and the
+    largest, rounded up (-inf); ``nodes``: indices of what makes and reads it; none of a constant, whose exponent is
+    the reader's own.
     """
 
     __slots__ = (
-        "constant", "float", "half", "key", "lowest", "maker", "nodes", "numel", "range", "readers", "slot", "tensor",
-        "typical",
+        "constant", "float", "half", "key", "lowest", "maker", "nodes", "numel", "range", "readers", "size", "slot",
+        "tensor", "typical",
     )  # fmt: skip
     range: TensorRange
     lowest: int | None
     typical: int | None
     nodes: frozenset[int]
     numel: int
+    size: tuple[float, float]
 
     def __init__(self, tensor: gs.Tensor, is_float: bool) -> None:
         self.tensor, self.key, self.float = tensor, id(tensor), is_float

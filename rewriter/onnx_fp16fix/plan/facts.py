@@ -111,9 +111,9 @@ class Facts:
                 nodes.append(value.maker)
             value.nodes = frozenset(nodes)
         entries = [value.range for value in values]
-        least, most, mean = (
+        least, most, mean, smallest = (
             np.array([getattr(entry, name) for entry in entries])
-            for name in ("minimum", "maximum", "mean_abs")
+            for name in ("minimum", "maximum", "mean_abs", "smallest")
         )
         absmax = np.where(least > most, 0.0, np.maximum(np.abs(least), np.abs(most)))
         margins = np.array([1.0 if value.constant else self.margin for value in values])
@@ -122,9 +122,14 @@ class Facts:
         lowest = np.where(absmax > 0, exponent - (mantissa == 0.5), _NONE).tolist()
         known = (mean > 0) & np.isfinite(mean)
         normal = np.where(known, np.frexp(mean)[1] - 1 - self.half.least, _NONE).tolist()
-        for value, fits, keeps in zip(values, lowest, normal, strict=True):
+        sized = (absmax > 0) & np.isfinite(smallest)
+        mantissa, exponent = np.frexp(absmax)
+        floor = np.where(sized, np.frexp(smallest)[1] - 1.0, math.inf).tolist()
+        ceil = np.where(sized, exponent - (mantissa == 0.5), -math.inf).tolist()
+        for value, fits, keeps, *size in zip(values, lowest, normal, floor, ceil, strict=True):
             value.lowest = None if fits == _NONE else fits
             value.typical = None if keeps == _NONE else keeps
+            value.size = (size[0], size[1])
         kept = [(value, self._kept_by_sums(value)) for value in values]
         for value, typical in kept:
             value.typical = typical

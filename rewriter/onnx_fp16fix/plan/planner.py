@@ -180,14 +180,13 @@ class Draft:
 
 
 def _read(problem: Problem, solution: Solution, risks: tuple[Risk, ...], need: Need) -> Plan:
-    scope, facts = problem.facts.scope, problem.facts
-    tensors = {id(tensor): tensor for node in scope.nodes for tensor in (*node.inputs, *node.outputs)}
+    facts, tensors = problem.facts, problem.facts.tensors
     exponents: dict[str, int] = {}
     entries: dict[str, int] = {}
     for key, value in solution.exponent.items():
-        made = scope.producer(tensors[key]) is not None
-        (exponents if made else entries)[facts.key(tensors[key])] = value
-    results = {facts.key(tensors[key]): value for key, value in solution.result.items()}
+        made = tensors[key].maker is not None
+        (exponents if made else entries)[facts.key(tensors[key].tensor)] = value
+    results = {facts.key(tensors[key].tensor): value for key, value in solution.result.items()}
     muls, operands = solution.shift, solution.constant
     kept = {
         view.node.index
@@ -219,14 +218,13 @@ def _read(problem: Problem, solution: Solution, risks: tuple[Risk, ...], need: N
 
 def _lost_bits(problem: Problem, exponents: Mapping[str, int]) -> dict[str, int]:
     lost = {}
-    for node in problem.facts.scope.nodes:
-        for tensor in node.outputs:
-            if tensor.is_empty():
+    for view in problem.views:
+        for value in view.outputs:
+            if value is None or not value.float or value.typical is None:
                 continue
-            exponent = exponents.get(problem.facts.key(tensor), 0)
-            typical = problem.facts.tensor_view(tensor).typical if exponent else None
-            if typical is not None and exponent > typical:
-                lost[problem.facts.key(tensor)] = exponent - typical
+            key = problem.facts.key(value.tensor)
+            if (exponent := exponents.get(key, 0)) and exponent > value.typical:
+                lost[key] = exponent - value.typical
     return lost
 
 

@@ -64,12 +64,17 @@ def add_tied(views: Sequence[NodeView], new: Collection[int], chosen: set[int]) 
 
 def _tied_operands(view: NodeView) -> list[Edge]:
     """Operands whose exponents depend on each other: those in equations without a constant operand."""
-    tied: list[Edge] = []
+    tied, edges = list[Edge](), view.edges
     for equation in view.relation.equations:
-        edges = [view.edges.get(operand) for operand, _ in equation]
-        variable = [edge for edge in edges if edge is not None and not edge.value.constant]
-        if len(variable) == len(edges) >= 2:
-            tied += variable
+        variable = []
+        for operand, _ in equation:
+            edge = edges.get(operand)
+            if edge is None or edge.value.constant:
+                break
+            variable.append(edge)
+        else:
+            if len(variable) > 1:
+                tied += variable
     return tied
 
 

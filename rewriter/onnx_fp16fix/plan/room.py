@@ -80,7 +80,6 @@ class _Finder:
     def __init__(self, facts: Facts, bound: int) -> None:
         self.facts, self.bound, self.spare = facts, bound, max(0, fp16.ceil_log2(facts.margin))
         self.rooms = Rooms()
-        self.sizes: dict[int, tuple[float, float]] = {}
         self.level: dict[int, float] = {}
         """Elements of a tensor below two to this power change no bit of an output; by identity."""
 
@@ -104,13 +103,13 @@ class _Finder:
 
     def _may_be_tight(self, view: NodeView) -> bool:
         """Whether a product, a square or an epsilon could come near an end of FP32, as far as sizes alone tell."""
-        least, most, bound, sizes = 0.0, 0.0, self.bound, self.sizes
-        for tensor in (*view.node.inputs, *view.node.outputs):
-            size = sizes.get(id(tensor)) or self._size(tensor)
-            if size[0] < least:
-                least = size[0]
-            if size[1] > most:
-                most = size[1]
+        least, most, bound = 0.0, 0.0, self.bound
+        for edge in view.edges.values():
+            smallest, largest = edge.value.size
+            if smallest < least:
+                least = smallest
+            if largest > most:
+                most = largest
         degree = 4 if view.op == "Pow" else 2
         smallest = degree * least if degree * least < least - most else least - most
         if view.op in _SQUARES:
@@ -120,17 +119,9 @@ class _Finder:
         return bound > _ANY_ATTRIBUTE and bool(view.relation.attributes)
 
     def _size(self, tensor: gs.Tensor) -> tuple[float, float]:
-        """Binary logarithms: the smallest magnitude other than 0, rounded down (inf: there is none), and the largest,
-        rounded up (-inf)."""
-        found = self.sizes.get(id(tensor))
-        if found is None:
-            found = (math.inf, -math.inf)
-            if tensor.name and self.facts.is_float(tensor):
-                entry = self.facts.range(tensor)
-                if entry.absmax and math.isfinite(entry.smallest):
-                    found = (float(fp16.floor_log2(entry.smallest)), float(fp16.ceil_log2(entry.absmax)))
-            self.sizes[id(tensor)] = found
-        return found
+        """``TensorView.size``; of what is no float tensor as if it had no elements."""
+        value = self.facts.tensors.get(id(tensor))
+        return value.size if value is not None and value.float else (math.inf, -math.inf)
 
     # -- from readers to makers: what is too small to matter
 

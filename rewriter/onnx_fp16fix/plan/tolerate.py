@@ -37,16 +37,17 @@ def overflow_tolerant(facts: Facts) -> frozenset[int]:
 def _reverse_pass(facts: Facts, blocked: frozenset[int]) -> frozenset[int]:
     scope, views = facts.scope, facts.views()
     tolerant: set[int] = set()
-    for node in reversed(scope.nodes):
-        for tensor in node.outputs:
-            readers = scope.consumers(tensor)
-            harmless = (
-                slot in views[reader.index].relation.saturating
-                or (reader.index not in blocked and passes_overflow(facts, reader, slot, tolerant))
-                for reader, slot in readers
-            )
-            if readers and not scope.outside_uses(tensor) and all(harmless):
-                tolerant.add(id(tensor))
+    for view in reversed(views):
+        for value in view.outputs:
+            if value is None or not value.readers or scope.outside_uses(value.tensor):
+                continue
+            for index, slot in value.readers:
+                if slot in views[index].relation.saturating:
+                    continue
+                if index in blocked or not passes_overflow(facts, views[index].node, slot, tolerant):
+                    break
+            else:
+                tolerant.add(value.key)
     return frozenset(tolerant)
 
 
