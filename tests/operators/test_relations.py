@@ -12,7 +12,7 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 from onnx_fp16fix.calibrate.ranges import RangeTable
 from onnx_fp16fix.graph import build_view
 from onnx_fp16fix.model import wrap_model
-from onnx_fp16fix.operators import OPS, Operand, Relation, contrib, float_slots, inp
+from onnx_fp16fix.operators import BY_OPERANDS, OPS, Operand, Relation, contrib, float_slots, inp, relation_of
 from onnx_fp16fix.plan.facts import Facts, NodeView
 from operators.cases import CASES
 from operators.one_node import Case
@@ -181,3 +181,23 @@ def test_ops_without_a_schema_stay_fp32() -> None:
     assert not float_slots("my.domain", "Relu", 1, 1, 1).fp16
     assert not float_slots("", "Relu", 0, 1, 1).fp16
     assert not float_slots("", "NoSuchOp", 17, 1, 1).fp16
+
+
+class OnlyOperands:
+    """A node of which nothing else is known; asked for more it raises AttributeError."""
+
+    def __init__(self, op: str, slots: int) -> None:
+        self.op, self.opset, self.slots = op, 17, slots
+
+    def has(self, operand: Operand) -> bool:
+        return operand[1] < (self.slots if operand[0] == "in" else 1)
+
+    def count(self, kind: str) -> int:
+        return self.slots if kind == "in" else 1
+
+
+@pytest.mark.parametrize("op", sorted(BY_OPERANDS))
+def test_relations_shared_by_operands_ask_for_nothing_else(op: str) -> None:
+    for slots in (1, 2, 3, 5):
+        relation = relation_of("", OnlyOperands(op, slots))  # type: ignore[arg-type]
+        assert relation.equations or slots < 2

@@ -18,6 +18,7 @@ from onnx_fp16fix.operators.relation import (
 from onnx_fp16fix.operators.types import FloatSlots, first_opset, float_slots, hands_on
 
 __all__ = [
+    "BY_OPERANDS",
     "OPS",
     "SCALED_ATTRIBUTES",
     "TARGETS",
@@ -53,6 +54,8 @@ SCALED_ATTRIBUTES = frozenset(
     SkipSimplifiedLayerNormalization ThresholdedRelu""".split()
 )
 """Ops with attributes that take up exponents: the relations of all others name none."""
+BY_OPERANDS = frozenset("Add Sub Sum Mean Max Min Where Conv ConvTranspose Gemm Einsum".split())
+"""Ops of the default domain with relations that follow from which operands are there."""
 
 
 def relation_of(domain: str, node: NodeFacts) -> Relation:

@@ -15,7 +15,7 @@ from onnx_fp16fix.calibrate.ranges import RangeTable, TensorRange, tensor_key
 from onnx_fp16fix.graph import ScopeView, ViewNode
 from onnx_fp16fix.graph.nodes import ConstantTensor
 from onnx_fp16fix.half import FP16, FloatType
-from onnx_fp16fix.operators import FloatSlots, Relation, float_slots, out, relation_of
+from onnx_fp16fix.operators import BY_OPERANDS, FloatSlots, Operand, Relation, float_slots, out, relation_of
 from onnx_fp16fix.plan.constants import constant_range, small_ranges
 from onnx_fp16fix.plan.edges import NodeView, TensorView
 
@@ -50,6 +50,7 @@ class Facts:
     _slots_of: dict[tuple[str, str, int, int], tuple[FloatSlots, int]] = field(
         default_factory=dict, init=False
     )
+    _relations: dict[tuple[str, tuple[Operand, ...], int], Relation] = field(default_factory=dict, init=False)
     _all: list[NodeView] = field(default_factory=list, init=False)
 
     def node_view(self, node: ViewNode) -> NodeView:
@@ -79,7 +80,12 @@ class Facts:
 
     def relation(self, view: NodeView) -> Relation:
         """The node's relation; ``NodeView.relation`` keeps it."""
-        return relation_of(view.node.domain, view)
+        if view.node.domain or view.op not in BY_OPERANDS:
+            return relation_of(view.node.domain, view)
+        key = view.op, view.operands, view.count("in")
+        if (found := self._relations.get(key)) is None:
+            found = self._relations[key] = relation_of("", view)
+        return found
 
     def views(self) -> list[NodeView]:
         """All nodes of the scope, in file order."""
@@ -91,7 +97,7 @@ class Facts:
         return self._all
 
     def _connect(self) -> None:
-        """Who makes and who reads each tensor."""
+        """Who makes and who reads each tensor, and which are constant."""
         for index, view in enumerate(self._all):
             for slot, value in enumerate(view.outputs):
                 if value is not None:
@@ -99,12 +105,14 @@ class Facts:
             for slot, value in enumerate(view.inputs):
                 if value is not None:
                     value.readers.append((index, slot))
+        for value in self.tensors.values():
+            value.constant = self.is_constant(value.tensor)
 
     def _measure(self, values: list[TensorView]) -> None:
         """What is known of float tensors, of all at once."""
         self._ranges |= small_ranges(v.tensor for v in values if isinstance(v.tensor, ConstantTensor))
         for value in values:
-            value.constant, value.range = self.is_constant(value.tensor), self.range(value.tensor)
+            value.range = self._ranges.get(value.key) or self.range(value.tensor)
             value.numel = value.range.numel
             nodes = [] if value.constant else [index for index, _ in value.readers]
             if value.maker is not None and not value.constant:

@@ -9,15 +9,15 @@ its root, through a product with a constant divided by it.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import onnx_graphsurgeon as gs
 
 from onnx_fp16fix import fp16
-from onnx_fp16fix.graph import ViewNode
 from onnx_fp16fix.half import FloatType
 from onnx_fp16fix.operators import inp, out
+from onnx_fp16fix.plan.edges import NodeView, TensorView
 from onnx_fp16fix.plan.facts import BORDER, Facts
 
 __all__ = ["Need", "needs"]
@@ -87,36 +87,39 @@ def needs(facts: Facts) -> Need:
     """Needs of all tensors of the scope, from calibrated smallest magnitudes; nodes in reverse order."""
     need = Need(facts.half)
     _find_raised(need, facts)
+    smallest, views = need.smallest, facts.views()
     # what a loop hands back to its body is known after one pass
-    passes = 2 if any(node.domain == BORDER for node in facts.scope.nodes) else 1
-    for view in (view for _ in range(passes) for view in reversed(facts.views())):
-        node = view.node
+    passes = 2 if any(view.node.domain == BORDER for view in views) else 1
+    for view in (view for _ in range(passes) for view in reversed(views)):
         for slot in view.relation.sensitive:
-            if view.has(inp(slot)):
-                need.readers.add((node.index, slot))
-                _lower(need, node.inputs[slot], _smallest(need, facts, node.inputs[slot]))
-        values = [need.smallest[id(tensor)] for tensor in node.outputs if id(tensor) in need.smallest]
-        if values:
-            _propagate(node, min(values), need, facts)
-    _follow_guards(need, facts)
+            if (value := view.value(inp(slot))) is not None and value.float:
+                need.readers.add((view.node.index, slot))
+                _lower(need, value, _smallest(need, value))
+        found = [smallest[made.key] for made in view.outputs if made is not None and made.key in smallest]
+        if found:
+            _propagate(view, min(found), need)
+    _follow_guards(need, views)
     return need
 
 
-def _follow_guards(need: Need, facts: Facts) -> None:
+def _follow_guards(need: Need, views: Sequence[NodeView]) -> None:
     """Carry lower bounds forward to the denominators that need them; nodes in file order."""
     if not need.guards:
         return
-    for node in facts.scope.nodes:
-        bounds = [need.guarded[id(tensor)] for tensor in node.inputs if id(tensor) in need.guarded]
-        for slot, tensor in enumerate(node.inputs):
-            if (node.index, slot) in need.guards:
-                bounds.append(facts.range(tensor).smallest)
-        if not bounds or not node.outputs:
+    for view in views:
+        bounds = []
+        for slot, value in enumerate(view.inputs):
+            if value is not None and value.key in need.guarded:
+                bounds.append(need.guarded[value.key])
+            if value is not None and (view.node.index, slot) in need.guards:
+                bounds.append(value.range.smallest)
+        result = view.value(out())
+        if not bounds or result is None:
             continue
-        if node.op in _SHAPE or (node.op in _GUARDED and id(node.outputs[0]) in need.smallest):
-            need.guarded[id(node.outputs[0])] = max(bounds)
-        elif node.op == "Sqrt":
-            need.guarded[id(node.outputs[0])] = math.sqrt(max(bounds))
+        if view.op in _SHAPE or (view.op in _GUARDED and result.key in need.smallest):
+            need.guarded[result.key] = max(bounds)
+        elif view.op == "Sqrt":
+            need.guarded[result.key] = math.sqrt(max(bounds))
 
 
 def _find_raised(need: Need, facts: Facts) -> None:
@@ -125,105 +128,104 @@ def _find_raised(need: Need, facts: Facts) -> None:
     In FP16 their exact value is lost wherever it matters: next to data that small, which FP16 rounds to the same
     grid. What counts is that they are not zero, and how small the data themselves get.
     """
-    for node in facts.scope.nodes:
-        if node.op in _GUARDED and not node.domain and node.outputs:
-            constants = [slot for slot, tensor in enumerate(node.inputs) if _is_guard(facts, tensor)]
-            data = [t for t in node.inputs if not t.is_empty() and not facts.is_constant(t)]
-            lowest = node.op == "Clip" and constants != [1]  # only the lower bound guards
-            if len(constants) != 1 or len(data) != 1 or lowest or not _only_divides(facts, node.outputs[0]):
+    for view in facts.views():
+        result, op = view.value(out()), view.op
+        if result is None:
+            continue
+        if op in _GUARDED and not view.node.domain:
+            filled = [(slot, value) for slot, value in enumerate(view.inputs) if value is not None]
+            constants = [slot for slot, value in filled if _is_guard(value)]
+            data = [value for _, value in filled if not value.constant]
+            lowest = op == "Clip" and constants != [1]  # only the lower bound guards
+            if len(constants) != 1 or len(data) != 1 or lowest or not _only_divides(facts, result):
                 continue
-            need.raised.add((node.index, constants[0]))
-            floor = max(facts.range(node.outputs[0]).smallest, facts.range(data[0]).smallest)
-            need.floors[id(node.outputs[0])] = floor
-        elif node.op in _SHAPE or node.op == "Sqrt":
-            floor = need.floors.get(id(node.inputs[0]), 0.0) if node.inputs else 0.0
+            need.raised.add((view.node.index, constants[0]))
+            need.floors[result.key] = max(
+                facts.range(result.tensor).smallest, facts.range(data[0].tensor).smallest
+            )
+        elif op in _SHAPE or op == "Sqrt":
+            data_in = view.value(inp(0))
+            floor = 0.0 if data_in is None else need.floors.get(data_in.key, 0.0)
             if floor:
-                need.floors[id(node.outputs[0])] = math.sqrt(floor) if node.op == "Sqrt" else floor
+                need.floors[result.key] = math.sqrt(floor) if op == "Sqrt" else floor
 
 
-def _is_guard(facts: Facts, tensor: gs.Tensor) -> bool:
-    if tensor.is_empty() or not facts.is_float(tensor) or not facts.is_constant(tensor):
-        return False
-    return facts.range(tensor).minimum > 0 and facts.range(tensor).absmax < _GUARD_BELOW
+def _is_guard(value: TensorView) -> bool:
+    return value.constant and value.float and value.range.minimum > 0 and value.range.absmax < _GUARD_BELOW
 
 
-def _only_divides(facts: Facts, tensor: gs.Tensor, rooted: bool = False) -> bool:
+def _only_divides(facts: Facts, value: TensorView, rooted: bool = False) -> bool:
     """Whether all uses end as a denominator; a reciprocal needs a root before it to stay in range."""
-    scope = facts.scope
-    readers = scope.consumers(tensor)
-    if not readers or scope.outside_uses(tensor):
+    if not value.readers or facts.scope.outside_uses(value.tensor):
         return False
-    for node, slot in readers:
-        if node.op == "Div" and slot == 1:
+    for index, slot in value.readers:
+        view = facts.views()[index]
+        if view.op == "Div" and slot == 1:
             continue
-        if node.op == "Reciprocal" and rooted:
+        if view.op == "Reciprocal" and rooted:
             continue
-        if (node.op not in _SHAPE and node.op != "Sqrt") or slot:
+        if (view.op not in _SHAPE and view.op != "Sqrt") or slot:
             return False
-        if not _only_divides(facts, node.outputs[0], rooted or node.op == "Sqrt"):
+        result = view.value(out())
+        if result is None or not _only_divides(facts, result, rooted or view.op == "Sqrt"):
             return False
     return True
 
 
-def _smallest(need: Need, facts: Facts, tensor: gs.Tensor) -> float:
-    return need.floors.get(id(tensor), facts.range(tensor).smallest)
+def _smallest(need: Need, value: TensorView) -> float:
+    return need.floors.get(value.key, value.range.smallest)
 
 
-def _lower(need: Need, tensor: gs.Tensor, value: float) -> None:
+def _lower(need: Need, tensor: TensorView, value: float) -> None:
     if 0 < value < math.inf:
-        need.smallest[id(tensor)] = min(value, need.smallest.get(id(tensor), math.inf))
+        need.smallest[tensor.key] = min(value, need.smallest.get(tensor.key, math.inf))
 
 
-def _propagate(node: ViewNode, value: float, need: Need, facts: Facts) -> None:
-    if node.op in _FACTORS:
-        value = _FACTORS[node.op](node, value, facts)
-    elif node.op not in _SAME and node.domain != BORDER:
+def _propagate(view: NodeView, value: float, need: Need) -> None:
+    if view.op in _FACTORS:
+        value = _FACTORS[view.op](view, value)
+    elif view.op not in _SAME and view.node.domain != BORDER:
         return
-    for slot, tensor in enumerate(node.inputs):
-        if tensor.is_empty() or not facts.is_float(tensor):
+    for slot, operand in enumerate(view.inputs):
+        if operand is None or not operand.float:
             continue
-        own = _smallest(need, facts, tensor)
-        if facts.is_constant(tensor):
-            if (
-                (node.index, slot) not in need.raised
-                and node.op in _GUARDED
-                and facts.range(tensor).minimum > 0
-            ):
-                need.guards[(node.index, slot)] = need.highest_held(own)
+        own, place = _smallest(need, operand), (view.node.index, slot)
+        if operand.constant:
+            if place not in need.raised and view.op in _GUARDED and operand.range.minimum > 0:
+                need.guards[place] = need.highest_held(own)
         elif own < math.inf:
             # an element is zero (exact), or at least ``own``: then relative accuracy is all it takes
-            need.readers.add((node.index, slot))
-            _lower(need, tensor, max(value, own))
+            need.readers.add(place)
+            _lower(need, operand, max(value, own))
 
 
-def _square(node: ViewNode, value: float, facts: Facts) -> float:
-    if node.op == "Mul" and node.inputs[0] is not node.inputs[1]:
-        return _factor(node, value, facts)
-    if node.op == "Pow":
-        exponent = facts.scope.constant(node.inputs[1])
+def _square(view: NodeView, value: float) -> float:
+    if view.op == "Mul" and view.inputs[0] is not view.inputs[1]:
+        return _factor(view, value)
+    if view.op == "Pow":
+        exponent = view.constant(1)
         if exponent is None or exponent.size != 1 or float(exponent.reshape(-1)[0]) != 2.0:
             return 0.0
     return math.sqrt(value)
 
 
-def _factor(node: ViewNode, value: float, facts: Facts) -> float:
-    constants = [facts.range(tensor).absmax for tensor in node.inputs if facts.is_constant(tensor)]
+def _factor(view: NodeView, value: float) -> float:
+    constants = [v.range.absmax if v.float else 0.0 for v in view.inputs if v is not None and v.constant]
     if len(constants) != 1 or not constants[0]:
         return 0.0
-    return value * constants[0] if node.op == "Div" else value / constants[0]
+    return value * constants[0] if view.op == "Div" else value / constants[0]
 
 
-def _reduced(node: ViewNode, facts: Facts) -> float:
-    view = facts.node_view(node)
+def _reduced(view: NodeView) -> float:
     return max(1.0, view.numel(inp(0)) / max(1, view.numel(out())))
 
 
-_FACTORS: Mapping[str, Callable[[ViewNode, float, Facts], float]] = {
+_FACTORS: Mapping[str, Callable[[NodeView, float], float]] = {
     "Mul": _square,
     "Pow": _square,
     "Div": _factor,
-    "ReduceSum": lambda node, value, facts: value / _reduced(node, facts),
-    "ReduceL1": lambda node, value, facts: value / _reduced(node, facts),
-    "ReduceSumSquare": lambda node, value, facts: math.sqrt(value / _reduced(node, facts)),
-    "ReduceL2": lambda node, value, facts: value / math.sqrt(_reduced(node, facts)),
+    "ReduceSum": lambda view, value: value / _reduced(view),
+    "ReduceL1": lambda view, value: value / _reduced(view),
+    "ReduceSumSquare": lambda view, value: math.sqrt(value / _reduced(view)),
+    "ReduceL2": lambda view, value: value / math.sqrt(_reduced(view)),
 }
