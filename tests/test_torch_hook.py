@@ -206,6 +206,8 @@ def test_only_the_innermost_hook_repairs(fix: Recorder, real_export: Any, tmp_pa
 def test_an_unknown_option_is_told_at_once() -> None:
     with pytest.raises(TypeError, match="marginn"):
         hooks.export_hook(marginn=3)
+    with pytest.raises(UsageError, match="margin is 'x'; it must be a number"):
+        hooks.export_hook(margin="x")
 
 
 def test_without_pytorch_the_hook_says_what_to_install(
