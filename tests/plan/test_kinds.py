@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Collection, Hashable
+from collections.abc import Collection, Hashable, Iterator
 from dataclasses import fields, replace
 from pathlib import Path
 from types import ModuleType
@@ -48,38 +48,31 @@ def _region(model: onnx.ModelProto, data: dict[str, np.ndarray]) -> Problem:
     return replace(draft._whole, nodes=every, prone=every)
 
 
-def _disturbed(region: Problem, seed: int) -> Problem:
-    """What is asked here and there about nodes, tensors and slots is different from what it is."""
-    random, views, need = np.random.default_rng(seed), region.views, region.need
-    share = 0.1 if seed % 2 else 0.3
-    edges = {
-        (view.node.index, edge.slot): edge for view in views for edge in view.edges.values() if edge.reads
-    }
-    values = {edge.value.key: edge.value for edge in edges.values()}
+def _disturbed(region: Problem) -> Iterator[Problem]:
+    """What is asked of some nodes, tensors and slots is another than it is: one question at a time."""
+    random, need = np.random.default_rng(0), region.need
+    slots = {(v.node.index, e.slot): e for v in region.views for e in v.edges.values() if e.reads}
+    values = {edge.value.key: edge.value for edge in slots.values()}
     computed = [key for key, value in values.items() if not value.constant]
+    small = replace(need, smallest=dict.fromkeys(computed, 1e-3))
 
     def some(things: Collection[T]) -> list[T]:
-        return [thing for thing in things if random.random() < share]
+        return [thing for thing in things if random.random() < 0.4]
 
-    for value in some([values[key] for key in values]):
+    yield replace(region, prone=region.nodes - set(some(region.nodes)))
+    yield replace(region, half=frozenset(some(region.nodes)))
+    yield replace(region, tolerant=frozenset(some(computed)))
+    yield replace(region, fixed=(fixed := dict.fromkeys(some(computed), 3)), held=frozenset(fixed))
+    yield replace(region, rooms=Rooms(dict.fromkeys(some(computed), (-2, 3))))
+    yield replace(region, rooms=Rooms({}, dict.fromkeys(some(slots), (-1, 2))))
+    yield replace(region, need=replace(need, smallest=dict.fromkeys(some(computed), 1e-3)))
+    yield replace(region, need=replace(need, guarded=dict.fromkeys(some(computed), 1e-4)))
+    yield replace(region, need=replace(small, readers=set(some(slots))))
+    yield replace(region, need=replace(need, raised=set(some(slots))))
+    yield replace(region, need=replace(need, guards=dict.fromkeys(some(slots), 2)))
+    for value in some(list(values.values())):
         value.range = replace(value.range, shape=(5, 7))
-    return replace(
-        region,
-        prone=region.nodes - set(some(region.nodes)),
-        half=frozenset(some(region.nodes)),
-        tolerant=region.tolerant | set(some(computed)),
-        fixed=(fixed := dict.fromkeys(some(computed), 3)),
-        held=frozenset(fixed),
-        rooms=Rooms(dict.fromkeys(some(computed), (-2, 3)), dict.fromkeys(some(edges), (-1, 2))),
-        need=replace(
-            need,
-            smallest=need.smallest | dict.fromkeys(some(computed), 1e-3),
-            guarded=need.guarded | dict.fromkeys(some(computed), 1e-4),
-            readers=need.readers | set(some(edges)),
-            raised=need.raised | set(some(edges)),
-            guards=need.guards | dict.fromkeys(some(edges), 2),
-        ),
-    )
+    yield replace(region, prone=frozenset())
 
 
 def _said(region: Problem, piece: Piece) -> dict[str, Any]:
@@ -120,13 +113,13 @@ def test_pieces_of_benchmark_graphs(name: str) -> None:
     data = {"x": np.random.default_rng(1).standard_normal(shape).astype(np.float32)}
     region = _region(model, data)
     assert _alike(region, (1, 3, 7)) > 10 or name == "varied"
-    for seed in range(3):
-        _alike(_disturbed(region, seed), (1, 2))
+    for disturbed in _disturbed(region):
+        _alike(disturbed, (2,))
 
 
 @settings(
     derandomize=True,
-    max_examples=25,
+    max_examples=10,
     deadline=None,
     database=None,
     suppress_health_check=[HealthCheck.too_slow],
@@ -137,4 +130,5 @@ def test_pieces_of_any_graph(steps: list[Step]) -> None:
     model = build(layers, tap=1)
     region = _region(model, feed(0))
     _alike(region, (1, 2, 4))
-    _alike(_disturbed(region, 0), (1, 2))
+    for disturbed in _disturbed(region):
+        _alike(disturbed, (2,))
