@@ -70,6 +70,33 @@ def test_a_stream_that_outgrows_fp16_costs_what_the_whole_program_finds() -> Non
     assert len(held.fp32) == len(whole.fp32)
 
 
+def test_small_weights_of_branches_keep_a_stream_from_an_exponent_that_a_mul_at_its_end_serves() -> None:
+    """All of the stream could have the exponent that its end needs, but for a Mul at each product of a Tanh with
+    weights that are too small for that."""
+    blocks, random = 8, np.random.default_rng(3)
+    model = growing(blocks, 0)
+    graph, nodes = model.graph, list[onnx.NodeProto]()
+    start = next(entry for entry in graph.initializer if entry.name == "start")
+    start.CopyFrom(numpy_helper.from_array(np.eye(8, dtype=np.float32) * 300, "start"))
+    for node in graph.node:
+        block = node.output[0][1:]
+        if node.output[0][0] == "t":
+            node.op_type = "Tanh"
+        elif node.op_type == "Add" and node.output[0][0] == "s":
+            block = str(int(block) - 1)
+            size = 6000 if int(block) >= blocks - 2 else 1e-3
+            values = random.standard_normal((8, 8)) * size
+            graph.initializer.append(numpy_helper.from_array(values.astype(np.float32), f"v{block}"))
+            nodes.append(helper.make_node("MatMul", [f"t{block}", f"v{block}"], [f"u{block}"]))
+            node.input[1] = f"u{block}"
+        nodes.append(node)
+    graph.ClearField("node")
+    graph.node.extend(nodes)
+    held, whole = planned(model, 0), planned(model, 10**6)
+    assert whole.inserted_muls() == held.inserted_muls() == 1
+    assert held.cost == whole.cost
+
+
 def test_without_an_answer_for_held_streams_they_are_free_again() -> None:
     def far(problem: Problem) -> dict[int, int]:
         return dict.fromkeys(found, -40) if (found := streams.held_streams(problem)) else {}

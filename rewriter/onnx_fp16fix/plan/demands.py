@@ -175,6 +175,8 @@ class Collector:
                 variable = self.found.variable((fixed, fixed), steps=False)
         elif value.maker is not None:
             variable = self.found.variable(exponent_range(self.problem, value))
+            if self.linked and not self.problem.made_at(value).movable:
+                self.found.ties.pin(variable)  # its maker may be none of the nodes
             if self.scope.outside_uses(value.tensor):
                 self.found.results[value.key] = variable
                 self._charge(variable, value)
