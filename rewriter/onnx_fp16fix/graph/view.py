@@ -137,19 +137,17 @@ class ScopeView:
     @cached_property
     def unread(self) -> frozenset[int]:
         """Nodes whose results reach neither an output nor a node with bodies; Constant nodes aside."""
-        found, readers_of, outside = set[int](), self._consumers, self._outside
-        for node in reversed(self.nodes):
-            if node.index in self.bodies or node.op == "Constant":
-                continue
-            for tensor in node.outputs:
-                readers = readers_of.get(id(tensor), ())
-                if outside.get(id(tensor)) or (
-                    readers and not (found and found.issuperset(n.index for n, _ in readers))
-                ):
-                    break
-            else:
-                found.add(node.index)
-        return frozenset(found)
+        makers = self._producers
+        read = {node.index for node in self.nodes if node.index in self.bodies or node.op == "Constant"}
+        read |= {makers[key].index for key in self._outside if key in makers}
+        stack = list(read)
+        while stack:
+            for tensor in self.nodes[stack.pop()].inputs:
+                maker = makers.get(id(tensor))
+                if maker is not None and maker.index not in read:
+                    read.add(maker.index)
+                    stack.append(maker.index)
+        return frozenset(range(len(self.nodes))) - read
 
     def is_exit_cast(self, node: ViewNode) -> bool:
         """Whether the node casts a value of another float type to a FLOAT that only leaves the scope: the border
