@@ -273,7 +273,7 @@ def test_other_random_numbers_cannot_be_blamed_on_a_node(body: str) -> None:
 
 def test_a_model_that_is_fp16_already_is_refused() -> None:
     proto = model("g (float16[2] x) => (float16[2] y) { a = Mul(x, x)  y = Sqrt(a) }")
-    words = "parts that are 16-bit in the model itself put an error of inf into the outputs"
+    words = "parts that are 16-bit in the model itself give the outputs an error of inf"
     refused(ModelError, "BISECT-TYPED", words, proto, {"x": np.array([300, 1], np.float16)})
 
 

@@ -185,16 +185,12 @@ class _Search:
         error = self._simulated.error(self._all)
         scopes = [self._places.main, *self._places.main.inside()]
         if any(scope.dtype(name) in _HALVES for scope in scopes for name in scope.tensors):
-            message = (
-                f"parts that are 16-bit in the model itself put an error of {error:.3g} into the outputs"
-            )
+            message = f"parts that are 16-bit in the model itself give the outputs an error of {error:.3g}"
             raise ModelError(Problem("BISECT-TYPED", message, hint="give the FP32 model it was made from"))
         drawing = {node.op_type for node in random_nodes(self._places.main.model.proto.graph)}
         what = " and ".join(sorted(drawing)) or "something in it"
-        message = (
-            f"two runs in FP32 differ by {error:.3g}: "
-            f"{what} draws other numbers at each run, so no node can be blamed"
-        )
+        differ = f"two runs in FP32 differ by {error:.3g}"
+        message = f"{differ}: {what} draws other numbers at each run, so no node can be blamed"
         hint = "random numbers that the main graph draws are held fixed, those of bodies and of Dropout cannot be"
         raise ModelError(Problem("BISECT-RANDOM", message, hint=f"{hint}: take these out"))
 
@@ -261,9 +257,8 @@ class _Search:
             if not blamed.kept:
                 continue
             finite = blamed.alone is not None and math.isfinite(blamed.alone)
-            effect = (
-                f"puts an error of {blamed.alone:.3g} into the outputs" if finite else "makes them not finite"
-            )
+            error = f"puts an error of {blamed.alone:.3g} into the outputs"
+            effect = error if finite else "makes them not finite"
             self._run.document.findings.append(
                 Finding(
                     name=f"{self._half.name}-culprit",
