@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Set
+from collections.abc import Callable, Sequence, Set
 from dataclasses import replace
 
 from onnx_fp16fix.plan.problem import Problem
@@ -13,7 +13,7 @@ from onnx_fp16fix.plan.seams import Answer
 from onnx_fp16fix.plan.solution import Solution
 from onnx_fp16fix.plan.streams import held_streams
 
-__all__ = ["parts", "solve_locally", "touching"]
+__all__ = ["find_parts", "solve_locally", "touching"]
 
 _RIM = 2
 """Steps around what is paid for: makers and readers that may share an island, or take a Mul."""
@@ -24,16 +24,19 @@ _WIDE = 1500
 
 
 def solve_locally(
-    problem: Problem, scaling: Scaling, solve: Callable[[Problem], Answer | None]
+    problem: Problem,
+    scaling: Scaling,
+    parts: Sequence[frozenset[int]],
+    solve: Callable[[Problem], Answer | None],
 ) -> Solution | None:
     """Exponents of ``scaling``, bettered in each part of the region where it pays or fails.
 
-    ``problem``: of the region, without variables. ``solve`` solves the program over the nodes of a problem.
-    None where a part has no solution.
+    ``problem``: of the region, without variables. ``parts``: as ``find_parts`` has them. ``solve`` solves the program
+    over the nodes of a problem. None where a part has no solution.
     """
     found, price = scaling.solution, 0.0
     tensors, nodes = set[int](), set[int]()
-    for part in parts(problem, scaling):
+    for part in parts:
         solved = _solve_part(replace(problem, nodes=part, fixed=found.exponent), solve, found)
         if solved is None:
             return None
@@ -75,7 +78,7 @@ def touching(problem: Problem, places: tuple[frozenset[int], frozenset[int]]) ->
     return set(problem.nodes & frozenset().union(*map(problem.facts.touching, tensors))) | nodes
 
 
-def parts(problem: Problem, scaling: Scaling) -> list[frozenset[int]]:
+def find_parts(problem: Problem, scaling: Scaling) -> list[frozenset[int]]:
     """Nodes around what is paid for, those that hang together as one."""
     views = problem.views
 

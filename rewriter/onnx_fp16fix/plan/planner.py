@@ -15,7 +15,7 @@ from onnx_fp16fix.plan.exact import exact_nodes
 from onnx_fp16fix.plan.explain import reason_for_fp32, reason_for_mul
 from onnx_fp16fix.plan.facts import Facts, NodeView
 from onnx_fp16fix.plan.joint import JointFacts
-from onnx_fp16fix.plan.local import parts, touching
+from onnx_fp16fix.plan.local import find_parts, touching
 from onnx_fp16fix.plan.need import Need, needs
 from onnx_fp16fix.plan.plan import Place, Plan
 from onnx_fp16fix.plan.prices import Prices
@@ -126,8 +126,13 @@ class Draft:
         self.open = self._scaling is not None and self._scaling.breached
 
     @cached_property
+    def _parts(self) -> list[frozenset[int]]:
+        """Nodes whose choice is open in a large region, by what hangs together."""
+        return [] if self._scaling is None else find_parts(self._whole, self._scaling)
+
+    @cached_property
     def _plan(self) -> Plan:
-        solution = solved(self._whole, self._scaling, self._settings)
+        solution = solved(self._whole, self._scaling, lambda: self._parts, self._settings)
         if solution is None:
             return self._split(_all_fp32(self._whole, self.risks))
         return self._split(_read(self._whole, solution, self.risks, self._need))
@@ -144,7 +149,7 @@ class Draft:
         """Nodes that the plan may have to pay at."""
         whole, found = self._whole, self._scaling
         local = found is not None and not is_small(len(whole.nodes))
-        free = frozenset[int]().union(*parts(whole, found)) if local and found is not None else whole.nodes
+        free = frozenset[int]().union(*self._parts) if local else whole.nodes
         kept = (view.node.index for view in whole.views if whole.is_fp32(view.node.index))
         return frozenset(self._place(index) for index in {*free, *kept})
 

@@ -3,7 +3,7 @@ much of it as is needed."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from onnx_fp16fix.plan.build import build_problem
@@ -29,13 +29,18 @@ class Settings:
     max_fp32_flops: float | None
 
 
-def solved(problem: Problem, scaling: Scaling | None, settings: Settings) -> Solution | None:
+def solved(
+    problem: Problem,
+    scaling: Scaling | None,
+    parts: Callable[[], Sequence[frozenset[int]]],
+    settings: Settings,
+) -> Solution | None:
     """The cheapest answer over the region of ``problem``, of which exponents alone make ``scaling``; None if none was
-    found in time."""
+    found in time. ``parts``: what of the region to solve where it is large (``local.find_parts``)."""
     if scaling is not None and _is_answer(problem, scaling):
         return scaling.solution
     if scaling is not None and not is_small(len(problem.nodes)) and settings.max_fp32_flops is None:
-        local = solve_locally(problem, scaling, lambda part: _solve_part(part, settings))
+        local = solve_locally(problem, scaling, parts(), lambda part: _solve_part(part, settings))
         if local is not None:
             return local
     budgets = (None,) if settings.max_fp32_flops is None else (settings.max_fp32_flops, None)
