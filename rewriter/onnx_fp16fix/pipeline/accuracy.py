@@ -106,8 +106,7 @@ def _mend_measured(
     Down to the type's own rounding floor at most; matrix products only where the error is not FP16's own. None where
     that neither reaches it nor halves the ``error``.
     """
-    with run.progress.step("rounding floor"):
-        floor = rounding_floor(run.model, run.dataset, state.half_type.bits)
+    floor = _floor(run, state.half_type)
     if math.isinf(floor):  # other elements are selected: that is no matter of how exact they are
         floor = 0.0
     limit = max(tolerance, floor)
@@ -221,10 +220,17 @@ def _measured(run: Run, state: State, report: SimulationReport) -> list[Measured
     return found
 
 
+def _floor(run: Run, half: FloatType) -> float:
+    """``rounding_floor`` of the model that was given, found once."""
+    if half.bits not in run.floors:
+        with run.progress.step("rounding floor"):
+            run.floors[half.bits] = rounding_floor(run.model, run.dataset, half.bits)
+    return run.floors[half.bits]
+
+
 def admit_floor(run: Run, half: FloatType, error: float, tolerance: float) -> float:
     """The tolerance, or the error itself where the type is too coarse for the model whatever is done about range."""
-    with run.progress.step("rounding floor"):
-        floor = rounding_floor(run.model, run.dataset, half.bits)
+    floor = _floor(run, half)
     if error > _FLOORS * floor:
         return tolerance
     message = (
@@ -248,8 +254,7 @@ def tell_narrow(run: Run, half: FloatType, error: float, tolerance: float) -> No
     """Say that other samples may miss the tolerance, where these nearly do and the model enlarges what it is given."""
     if not _ROOM * tolerance < error <= tolerance:
         return
-    with run.progress.step("rounding floor"):
-        floor = rounding_floor(run.model, run.dataset, half.bits)
+    floor = _floor(run, half)
     if not _SENSITIVE * tolerance < floor < math.inf:
         return
     message = (

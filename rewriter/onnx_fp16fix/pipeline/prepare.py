@@ -63,6 +63,8 @@ class Run:
     forced: bool = False
     """A wish that cannot go well was obeyed: the result is written although it fails."""
     started: float = field(default_factory=time.perf_counter)
+    floors: dict[int, float] = field(default_factory=dict)
+    """Rounding floors of the model, by bits."""
 
     def __post_init__(self) -> None:
         self.document = RunDocument(command=self.command)
