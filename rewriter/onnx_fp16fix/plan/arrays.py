@@ -9,10 +9,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Arrays", "Floats", "Ints", "stacked"]
+__all__ = ["EQUAL", "Arrays", "Floats", "Ints", "stacked"]
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
+
+EQUAL = 1e-6
+"""Differences that HiGHS takes for none."""
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from onnx_fp16fix.plan.arrays import Arrays, Floats, Ints, stacked
+from onnx_fp16fix.plan.arrays import EQUAL, Arrays, Floats, Ints, stacked
 from onnx_fp16fix.plan.branching import solve_alike
 
 __all__ = ["solve_apart"]
@@ -22,8 +22,6 @@ _SMALL = 2000
 """Variables of a program that is not worth taking apart."""
 _ROUNDS = 20
 """Rounds in which equations with one unknown fix it; what is left is up to the solver."""
-_EQUAL = 1e-6
-"""Differences that HiGHS takes for none."""
 _FEW = 4
 """Fewer blocks of one structure are not worth taking together."""
 
@@ -103,13 +101,13 @@ def _fixed(program: Arrays) -> Floats | None:
         found = rest[p.rows[last]] / p.values[last]
         columns = p.columns[last]
         whole = np.where(p.integer[columns], np.rint(found), found)
-        outside = (whole < p.lower[columns] - _EQUAL) | (whole > p.upper[columns] + _EQUAL)
-        if outside.any() or (np.abs(whole - found) > _EQUAL).any():
+        outside = (whole < p.lower[columns] - EQUAL) | (whole > p.upper[columns] + EQUAL)
+        if outside.any() or (np.abs(whole - found) > EQUAL).any():
             return None
         known[columns] = whole
     done = np.bincount(p.rows[np.isnan(known[p.columns])], minlength=len(p.row_lower)) == 0
     sums = _sums(p, np.nan_to_num(known))[done]
-    held = (sums >= p.row_lower[done] - _EQUAL) & (sums <= p.row_upper[done] + _EQUAL)
+    held = (sums >= p.row_lower[done] - EQUAL) & (sums <= p.row_upper[done] + EQUAL)
     return known if held.all() else None
 
 

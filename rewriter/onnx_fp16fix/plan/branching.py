@@ -12,8 +12,8 @@ from itertools import pairwise
 
 import numpy as np
 
-from onnx_fp16fix.plan.arrays import Arrays, Floats, Ints
-from onnx_fp16fix.plan.frames import EQUAL, Bools, Frame, Numbers
+from onnx_fp16fix.plan.arrays import EQUAL, Arrays, Floats, Ints
+from onnx_fp16fix.plan.frames import Bools, Frame, Numbers
 
 __all__ = ["solve_alike"]
 

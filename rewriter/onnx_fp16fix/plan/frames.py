@@ -8,12 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from onnx_fp16fix.plan.arrays import Arrays, Floats, Ints
+from onnx_fp16fix.plan.arrays import EQUAL, Arrays, Floats, Ints
 
-__all__ = ["EQUAL", "Bools", "Frame", "Numbers"]
-
-EQUAL = 1e-6
-"""Differences that count for none."""
+__all__ = ["Bools", "Frame", "Numbers"]
 
 Bools = npt.NDArray[np.bool_]
 
