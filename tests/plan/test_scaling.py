@@ -5,10 +5,8 @@ from __future__ import annotations
 from unittest import mock
 
 import numpy as np
-import onnx
 import pytest
 from hypothesis import HealthCheck, Phase, example, given, settings
-from onnx import TensorProto, helper, numpy_helper
 
 from onnx_fp16fix.calibrate import calibrate, open_data
 from onnx_fp16fix.graph import build_view
@@ -18,6 +16,7 @@ from onnx_fp16fix.plan.prices import Prices
 from onnx_fp16fix.plan.ties import Ties
 from onnx_text import model
 from plan.random_graphs import Step, build, feed, graphs
+from plan.rms_stream import rms_stream
 
 
 def tied(count: int, *equations: dict[int, int], pinned: tuple[int, ...] = ()) -> Ties:
@@ -128,34 +127,9 @@ def test_a_mul_at_the_border_moves_to_where_it_costs_less() -> None:
     assert parts.cost <= whole.cost * 1.1
 
 
-def chain(blocks: int) -> onnx.ModelProto:
-    """RMS norms on one residual stream of thousands: all exponents hang together."""
-    rng = np.random.default_rng(0)
-    weights = {"two": np.float32(2), "eps": np.float32(1e-5), "start": np.eye(8) * 3000}
-    nodes = [helper.make_node("MatMul", ["x", "start"], ["s0"])]
-    for block in range(blocks):
-        weights[f"w{block}"] = rng.standard_normal((8, 8)) / 3
-        s, q, m, a, r, d, h, t = (f"{letter}{block}" for letter in "sqmardht")
-        nodes += [
-            helper.make_node("Pow", [s, "two"], [q]),
-            helper.make_node("ReduceMean", [q], [m], axes=[-1]),
-            helper.make_node("Add", [m, "eps"], [a]),
-            helper.make_node("Sqrt", [a], [r]),
-            helper.make_node("Div", [s, r], [d]),
-            helper.make_node("MatMul", [d, f"w{block}"], [h]),
-            helper.make_node("Relu", [h], [t]),
-            helper.make_node("Add", [s, t], [f"s{block + 1}"]),
-        ]
-    nodes.append(helper.make_node("Softmax", [f"d{blocks - 1}"], ["y"]))
-    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [4, 8]) for name in "xy")
-    initializers = [numpy_helper.from_array(np.asarray(v, np.float32), name) for name, v in weights.items()]
-    graph = helper.make_graph(nodes, "chain", [x], [y], initializers)
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-
-
 @pytest.mark.parametrize("blocks", [3, 60])
 def test_a_tied_stream_is_rescaled_as_a_whole_without_muls(blocks: int) -> None:
-    proto = chain(blocks)
+    proto = rms_stream(3000, [1 / 3] * blocks, ["Relu"] * blocks)
     scope = build_view(wrap_model(proto)).main
     ranges = calibrate(proto, open_data([{"x": np.ones((4, 8), np.float32)}], proto))
     with mock.patch.object(solving, "build_problem", side_effect=AssertionError("not needed")):

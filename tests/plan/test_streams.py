@@ -2,43 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any
 from unittest import mock
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper, numpy_helper
 
 from onnx_fp16fix.calibrate import calibrate, open_data
 from onnx_fp16fix.graph import build_view
 from onnx_fp16fix.model import wrap_model
 from onnx_fp16fix.plan import Plan, local, make_plan, region, seams, streams
 from onnx_fp16fix.plan.problem import Problem
+from plan.rms_stream import rms_stream
 
 
 def growing(blocks: int, bits: float) -> onnx.ModelProto:
-    """A stream that grows by so many powers of two, behind RMS norms; every third block scales what it reads."""
-    random = np.random.default_rng(0)
-    weights: dict[str, Any] = {"two": np.float32(2), "eps": np.float32(1e-5), "start": np.eye(8) * 8}
-    nodes = [helper.make_node("MatMul", ["x", "start"], ["s0"])]
-    for block in range(blocks):
-        weights[f"w{block}"] = random.standard_normal((8, 8)) * 2 ** (bits * block / blocks)
-        s, q, m, a, r, d, h, t = (f"{letter}{block}" for letter in "sqmardht")
-        nodes += [
-            helper.make_node("Pow", [s, "two"], [q]),
-            helper.make_node("ReduceMean", [q], [m], axes=[-1]),
-            helper.make_node("Add", [m, "eps"], [a]),
-            helper.make_node("Sqrt", [a], [r]),
-            helper.make_node("Div", [s, r], [d]),
-            helper.make_node("MatMul", [d, f"w{block}"], [h]),
-            helper.make_node("Tanh" if block % 3 == 2 else "Relu", [h], [t]),
-            helper.make_node("Add", [s, t], [f"s{block + 1}"]),
-        ]
-    nodes.append(helper.make_node("Softmax", [f"d{blocks - 1}"], ["y"]))
-    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [4, 8]) for name in "xy")
-    initializers = [numpy_helper.from_array(np.asarray(v, np.float32), name) for name, v in weights.items()]
-    graph = helper.make_graph(nodes, "growing", [x], [y], initializers)
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    """A stream that grows by so many powers of two; every third block scales what it reads."""
+    gains = [2 ** (bits * block / blocks) for block in range(blocks)]
+    return rms_stream(8, gains, ["Tanh" if block % 3 == 2 else "Relu" for block in range(blocks)])
 
 
 def planned(model: onnx.ModelProto, long: int) -> Plan:
