@@ -81,10 +81,14 @@ def _hand_out(state: State) -> None:
     """Constants that a body hands out in FP16 keep their name in that type."""
     for name in state.scope.outputs if state.scope.path in state.shared.borders else ():
         tensor = state.scope.tensors.get(name)
-        if tensor is None or id(tensor) not in state.shared.floats & state.shared.constants:
+        if (
+            tensor is None
+            or (key := id(tensor)) not in state.shared.constants
+            or key not in state.shared.floats
+        ):
             continue
         if _promised_half(state, tensor):
-            state.handed[id(tensor)] = tensor, state.shared.names.fresh(f"{name}/fp16fix/float32")
+            state.handed[key] = tensor, state.shared.names.fresh(f"{name}/fp16fix/float32")
             _retype_border(state, name)
 
 

@@ -256,9 +256,9 @@ class _Search:
         for blamed in self._entry.ranking:
             if not blamed.kept:
                 continue
-            finite = blamed.alone is not None and math.isfinite(blamed.alone)
-            error = f"puts an error of {blamed.alone:.3g} into the outputs"
-            effect = error if finite else "makes them not finite"
+            alone = blamed.alone
+            finite = alone is not None and math.isfinite(alone)
+            effect = f"puts an error of {alone:.3g} into the outputs" if finite else "makes them not finite"
             self._run.document.findings.append(
                 Finding(
                     name=f"{self._half.name}-culprit",
@@ -267,7 +267,7 @@ class _Search:
                     status="available",
                     message=f"{blamed.op} alone in {self._half.label} {effect}: the rule keeps it in FP32",
                     node=blamed.node,
-                    facts={"alone": blamed.alone if finite else None},
+                    facts={"alone": alone if finite else None},
                 )
             )
 
