@@ -20,6 +20,7 @@ from onnx_fp16fix.calibrate.constants import constant_ranges
 from onnx_fp16fix.calibrate.data import Dataset, Feed
 from onnx_fp16fix.calibrate.observer import Observer
 from onnx_fp16fix.calibrate.origin import inline
+from onnx_fp16fix.calibrate.outputs import KeptOutputs
 from onnx_fp16fix.calibrate.ranges import RangeTable, TensorRange
 from onnx_fp16fix.calibrate.runner import Runner, Setting
 from onnx_fp16fix.calibrate.statistics import measure_array
@@ -45,6 +46,7 @@ def calibrate(
     memory: int | None = None,
     resume: RangeTable | None = None,
     interrupted: Callable[[RangeTable], None] | None = None,
+    outputs: KeptOutputs | None = None,
     progress: Progress | None = None,
 ) -> RangeTable:
     """Measure the float tensors over all samples: graph inputs, node outputs, bodies and local functions.
@@ -53,12 +55,13 @@ def calibrate(
     ``constants``: read initializers and Constant nodes too. ``memory``: bytes that tensors may take at a time, beside
     the weights. ``resume``: a table of this model over the first samples of ``data``, which are skipped and which the
     result includes. ``interrupted`` gets the table so far when the user interrupts, before KeyboardInterrupt goes on.
+    ``outputs`` gets the graph outputs of each sample that is run.
 
     Raises DataError for bad samples, ModelError where ONNX Runtime cannot load or run the model, and UsageError
     (MEMORY) when ``memory`` is too little.
     """
     inlined = inline(proto)
-    counter = _Counter(only, histogram)
+    counter = _Counter(only, histogram, outputs)
     budget = Budget() if memory is None else Budget(memory=memory)
     setting = Setting(proto, base_dir, inlined, budget, counter)
     runner = Runner(setting, inlined.graph, (), [])
@@ -90,8 +93,8 @@ def calibrate(
 class _Counter(Observer):
     """Gathers the statistics of one sample."""
 
-    def __init__(self, only: Collection[str] | None, histogram: bool) -> None:
-        self._only, self._histogram = only, histogram
+    def __init__(self, only: Collection[str] | None, histogram: bool, outputs: KeptOutputs | None) -> None:
+        self._only, self._histogram, self._outputs = only, histogram, outputs
         self._sample = -1
         self._found: dict[str, TensorRange] = {}
         self._latest: dict[str, TensorRange] = {}
@@ -99,6 +102,8 @@ class _Counter(Observer):
     def measure(self, runner: Runner, feed: Feed, sample: int) -> dict[str, TensorRange]:
         """Statistics of every wanted tensor for one sample, the number of which is ``sample``."""
         self._found, self._latest, self._sample = {}, {}, sample
+        if self._outputs is not None:
+            self._outputs.begin()
         for name, value in feed.items():
             if self.wants(name) and value.dtype.kind == "f":
                 self.saw([name], value, None)
@@ -109,6 +114,8 @@ class _Counter(Observer):
         return self._only is None or key in self._only
 
     def saw(self, keys: Sequence[str], values: Array, source: str | None) -> None:
+        if self._outputs is not None:
+            self._outputs.saw(keys, values)
         known = self._latest.get(source) if source is not None else None
         if known is None:
             entry = measure_array(values, histogram=self._histogram, sample=self._sample)

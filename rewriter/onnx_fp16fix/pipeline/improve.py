@@ -6,6 +6,8 @@ import math
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 
+from onnx_fp16fix.calibrate import RangeTable
+from onnx_fp16fix.graph import GraphView
 from onnx_fp16fix.model import Model, ScopePath
 from onnx_fp16fix.pipeline.accuracy import simulate
 from onnx_fp16fix.pipeline.follow import follow
@@ -15,7 +17,7 @@ from onnx_fp16fix.pipeline.rules import RuleStage
 from onnx_fp16fix.pipeline.state import Emitted, Io, Precision, State, emit
 from onnx_fp16fix.pipeline.wishes import Wishes
 from onnx_fp16fix.plan import Draft
-from onnx_fp16fix.simulate import SimulationReport, compare_fp32
+from onnx_fp16fix.simulate import SimulationReport, compare_fp32, compare_outputs
 
 __all__ = ["improve", "rescue"]
 
@@ -60,18 +62,22 @@ class _Early:
 
 def _early(run: Run, state: State, stage: RuleStage, wishes: Wishes, draft: Draft) -> _Early:
     """Rules where exponents alone do not do."""
-    trial = _trial(run, state, stage, draft.places(), only_rewrites=True) if stage.rules else None
-    if trial is None:
-        stage.discard()
-        return _Early()
-    asked = draft.unanswered()
-    complete = not any(asked.isdisjoint(nodes) for nodes in stage.places())
-    if not complete:
-        trial = _trial(run, state, stage, asked, only_rewrites=True)
-    paying, least = draft.least_cost(stage.places())
-    if trial is None or not any(paying):
-        return _Early(same=False)
-    better = _followed(run, state, stage, wishes, trial)
+    while True:
+        trial = _trial(run, state, stage, draft.places(), only_rewrites=True) if stage.rules else None
+        if trial is None:
+            stage.discard()
+            return _Early()
+        asked = draft.unanswered()
+        complete = not any(asked.isdisjoint(nodes) for nodes in stage.places())
+        if not complete:
+            trial = _trial(run, state, stage, asked, only_rewrites=True)
+        paying, least = draft.least_cost(stage.places())
+        if trial is None or not any(paying):
+            return _Early(same=False)
+        view, ranges = calibrated(run, trial)
+        if _may_assume(run, state.view, view, stage):
+            break
+    better = _followed(state, stage, wishes, view, ranges)
     better = None if better is None else _planned_again(run, better)
     return _Early(better, least, complete, same=complete and all(paying))
 
@@ -141,40 +147,53 @@ def rescue(
 
 def _rewritten(run: Run, state: State, stage: RuleStage, wishes: Wishes, nodes: _Places) -> State | None:
     """The state with the model as rules rewrite it at these nodes, calibrated anew; None where none does."""
-    trial = _trial(run, state, stage, nodes)
-    return None if trial is None else _followed(run, state, stage, wishes, trial)
+    while (trial := _trial(run, state, stage, nodes)) is not None:
+        view, ranges = calibrated(run, trial)
+        if _may_assume(run, state.view, view, stage):
+            return _followed(state, stage, wishes, view, ranges)
+    return None
 
 
 def _trial(
     run: Run, state: State, stage: RuleStage, nodes: _Places, *, only_rewrites: bool = False
 ) -> Model | None:
-    """The model as rules rewrite it at these nodes; None where none does.
-
-    Rules that assume something are left out where the outputs change on the data.
-    """
+    """The model as rules rewrite it at these nodes; None where none does."""
     with run.progress.step("rules"):
-        trial = stage.run(state.view, state.ranges, only_nodes=nodes, only_rewrites=only_rewrites)
-    while trial is not None and (assuming := stage.assuming()):
-        if _agree(run, state.model, trial, stage.declared()):
-            break
-        stage.leave_out(assuming)
-        what = "; ".join(f"{rule} assumes that {', and '.join(texts)}" for rule, texts in assuming.items())
-        run.warn(f"not used, because the outputs would change: {what}")
-        with run.progress.step("rules"):  # what comes after these may assume as much
-            trial = stage.run(state.view, state.ranges, only_nodes=nodes, only_rewrites=only_rewrites)
-    return trial
+        return stage.run(state.view, state.ranges, only_nodes=nodes, only_rewrites=only_rewrites)
 
 
-def _followed(run: Run, state: State, stage: RuleStage, wishes: Wishes, trial: Model) -> State | None:
-    """The state with the rewritten model, calibrated anew; None where a node that users spoke of is gone."""
-    view, ranges = calibrated(run, trial)
+def _may_assume(run: Run, before: GraphView, after: GraphView, stage: RuleStage) -> bool:
+    """Whether what the last rewrites assume holds as far as the data show: both models, calibrated, have the same
+    outputs. If not, rules that assume anything are left out from now on; those that come after them may assume as much.
+    """
+    assuming = stage.assuming()
+    if not assuming or _agree(run, before, after, stage.declared()):
+        return True
+    stage.leave_out(assuming)
+    what = "; ".join(f"{rule} assumes that {', and '.join(texts)}" for rule, texts in assuming.items())
+    run.warn(f"not used, because the outputs would change: {what}")
+    return False
+
+
+def _followed(
+    state: State, stage: RuleStage, wishes: Wishes, view: GraphView, ranges: RangeTable
+) -> State | None:
+    """The state with the rewritten model; None where a node that users spoke of is gone."""
     ranges = wishes.limited(ranges, view, strict=False)
     steps = (*state.steps, stage.patches)
-    return follow(state, replace(state, model=trial, view=view, ranges=ranges, steps=steps))
+    return follow(state, replace(state, model=view.model, view=view, ranges=ranges, steps=steps))
 
 
-def _agree(run: Run, before: Model, after: Model, tolerance: float) -> bool:
-    report = compare_fp32(
-        before.proto, after.proto, run.dataset, before_dir=before.base_dir, after_dir=after.base_dir
-    )
+def _agree(run: Run, before: GraphView, after: GraphView, tolerance: float) -> bool:
+    """Whether the outputs are the same in FP32, but for ``tolerance``."""
+    names = [info.name for info in before.model.proto.graph.output]
+    kept = [run.outputs[view].samples() if view in run.outputs else None for view in (before, after)]
+    if kept[0] and kept[1] and len(kept[0]) == len(kept[1]):
+        report = compare_outputs(names, zip(*kept, strict=True))
+        if report.identical or report.rel_l2 <= tolerance:
+            return True
+    # Parts of two models may be cut, and run, differently, and data may be read in another order each time: what
+    # differs in calibration is no proof.
+    old, new = before.model, after.model
+    report = compare_fp32(old.proto, new.proto, run.dataset, before_dir=old.base_dir, after_dir=new.base_dir)
     return report.identical or report.rel_l2 <= tolerance

@@ -6,10 +6,11 @@ import math
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
 import onnx
 
-from onnx_fp16fix.calibrate import Dataset, RangeTable, Source, open_data
+from onnx_fp16fix.calibrate import Dataset, KeptOutputs, RangeTable, Source, open_data
 from onnx_fp16fix.calibrate import calibrate as measure
 from onnx_fp16fix.calibrate.bounds import complete, known_bounds
 from onnx_fp16fix.calibrate.origin import inlined_keys
@@ -65,6 +66,8 @@ class Run:
     started: float = field(default_factory=time.perf_counter)
     floors: dict[int, float] = field(default_factory=dict)
     """Rounding floors of the model, by bits."""
+    outputs: WeakKeyDictionary[GraphView, KeptOutputs] = field(default_factory=WeakKeyDictionary)
+    """Graph outputs of the models that ``fix`` calibrated, by their views."""
 
     def __post_init__(self) -> None:
         self.document = RunDocument(command=self.command)
@@ -143,7 +146,12 @@ def calibrated(run: Run, model: Model) -> tuple[GraphView, RangeTable]:
     """View and ranges of a model on the run's data, or from the table that the run was given."""
     view = build_view(model)
     if run.table is None:
-        ranges = measure(model.proto, run.dataset, base_dir=model.base_dir, progress=run.progress)
+        kept = None
+        if run.command == "fix":  # which compares models by them
+            kept = run.outputs[view] = KeptOutputs(info.name for info in model.proto.graph.output)
+        ranges = measure(
+            model.proto, run.dataset, base_dir=model.base_dir, outputs=kept, progress=run.progress
+        )
         if run.dataset.random:  # made-up inputs see little of what can happen
             ranges = complete(ranges, known_bounds(model.proto, model.base_dir, view.types))
     else:

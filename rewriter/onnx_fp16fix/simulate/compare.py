@@ -30,7 +30,7 @@ from onnx_fp16fix.simulate.parts import PartedModel
 from onnx_fp16fix.simulate.report import Fp32Report, SimulationReport, TensorError
 from onnx_fp16fix.simulate.rounding import Half, rounded_model
 
-__all__ = ["GROUP_BYTES", "GROUP_TENSORS", "Tensors", "compare_fp32", "compare_simulated"]
+__all__ = ["GROUP_BYTES", "GROUP_TENSORS", "Tensors", "compare_fp32", "compare_outputs", "compare_simulated"]
 
 Tensors = Literal["all", "outputs"]
 _LABEL_TYPES = frozenset(
@@ -222,16 +222,27 @@ def compare_fp32(
     reference = open_session(before, before_dir, prepack=False)
     changed = open_session(after, after_dir, prepack=False)
     names = [info.name for info in before.graph.output]
+
+    def runs() -> Iterator[tuple[Mapping[str, Any], Mapping[str, Any]]]:
+        for feed in data:
+            yield reference.run(feed), changed.run(feed, names)
+            step.advance()
+
+    with progress.step("compare in FP32", data.length) as step:
+        return compare_outputs(names, runs())
+
+
+def compare_outputs(
+    names: Sequence[str], samples: Iterable[tuple[Mapping[str, Any], Mapping[str, Any]]]
+) -> Fp32Report:
+    """The named outputs of each sample, those that are expected first."""
     found: dict[str, Distance] = {}
     identical, max_rel = True, 0.0
-    with progress.step("compare in FP32", data.length) as step:
-        for feed in data:
-            expected, actual = reference.run(feed), changed.run(feed, names)
-            for name in names:
-                metric, same = _compare_output(actual[name], expected[name])
-                found[name] = metric.worse(found.get(name))
-                identical, max_rel = identical and same, max(max_rel, metric.max_rel)
-            step.advance()
+    for expected, actual in samples:
+        for name in names:
+            metric, same = _compare_output(actual[name], expected[name])
+            found[name] = metric.worse(found.get(name))
+            identical, max_rel = identical and same, max(max_rel, metric.max_rel)
     outputs = tuple(_error(name, found[name]) for name in names)
     return Fp32Report(
         max_abs=max((error.max_abs for error in outputs), default=0.0),
