@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from language._models import load_text
 from onnx_fp16fix.errors import RuleFileError
-from onnx_fp16fix.language import load_rules, packs, select_rules
+from onnx_fp16fix.language import load_rules, packs, select_rules, shipped_rules
 
 GOOD = """schema: fp16fix/1
 rules:
@@ -222,6 +224,10 @@ def test_an_unknown_rule_is_named_with_a_suggestion():
     assert str(caught.value).startswith(
         "no rule is called 'NORN001' [RULE-UNKNOWN]\n  hint: did you mean 'NORM001'?"
     )
+
+
+def test_shipped_rules_without_their_cases_are_the_same_rules():
+    assert shipped_rules() == tuple(replace(rule, cases=()) for rule in load_rules(["pack:all"]))
 
 
 def test_every_family_is_a_pack():

@@ -52,12 +52,12 @@ _KIND = re.compile(r"(tensor|const scalar|const tensor|const|attr|axes)(?:\s*\[(
 _OPSET = re.compile(r"(>=|<=|==|>|<)\s*([0-9]{1,4})")
 
 
-def build_rule(tree: Tree, problems: list[Problem], *, cases: bool = True) -> Rule | None:
-    """The rule, or None with all its problems added to ``problems``; with its ``tests`` only if ``cases``."""
+def build_rule(tree: Tree, problems: list[Problem]) -> Rule | None:
+    """The rule, or None with all its problems added to ``problems``."""
     if not isinstance(tree, Branch):
         problems.append(tree.place.problem("RULE-TYPE", "a rule must be a mapping with id, name, match, ..."))
         return None
-    return _Builder(tree, problems).build(cases)
+    return _Builder(tree, problems).build()
 
 
 class _Builder:
@@ -67,7 +67,7 @@ class _Builder:
         self.partial = False
         """Whether a pattern could not be read, so that its names are not known."""
 
-    def build(self, with_cases: bool) -> Rule | None:
+    def build(self) -> Rule | None:
         known = len(self.problems)
         fields = self.fields
         rule_id, name = self.identity()
@@ -90,7 +90,7 @@ class _Builder:
         if not any(problem.code == "RULE-SYNTAX" for problem in self.problems[known:]):
             self.unused(let, names)  # what cannot be read may use them
         tol, opset = self.tolerance(), self.opset()
-        cases = build_cases(self.fields) if with_cases else ()
+        cases = build_cases(self.fields)
         if len(self.problems) > known or not (patterns or self.for_model()):
             return None
         return Rule(

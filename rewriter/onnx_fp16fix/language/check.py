@@ -19,6 +19,7 @@ from onnx_fp16fix.language.expression import (
     Name,
     Output,
     Suite,
+    children,
     walk,
 )
 from onnx_fp16fix.language.guard import CONSTANTS, FACTS, MATH, NOTHING, Unknown
@@ -81,20 +82,8 @@ def _guard(expr: Expr, names: Names, problems: list[Problem]) -> None:
     elif isinstance(expr, Binary) and expr.op in ("@", "|"):
         problems.append(expr.place.problem("RULE-SYNTAX", f"'{expr.op}' has no meaning among numbers"))
     else:
-        for child in _operands(expr):
+        for child in children(expr):
             _guard(child, names, problems)
-
-
-def _operands(expr: Expr) -> list[Expr]:
-    """Direct parts: what ``walk`` yields at depth one."""
-    inner: list[Expr] = []
-    skip: set[int] = set()
-    for part in walk(expr):
-        if part is expr or id(part) in skip:
-            continue
-        inner.append(part)
-        skip.update(id(below) for below in walk(part))
-    return inner
 
 
 def _check_value(name: Name, names: Names, problems: list[Problem]) -> None:
@@ -215,7 +204,7 @@ def _template(expr: Expr, names: Names, problems: list[Problem]) -> None:
     elif isinstance(expr, Call | Listing | Member):
         check_guard(expr, names, problems)
     else:
-        for child in _operands(expr):
+        for child in children(expr):
             _template(child, names, problems)
 
 

@@ -25,6 +25,7 @@ __all__ = [
     "Suite",
     "Text",
     "Unary",
+    "children",
     "walk",
 ]
 
@@ -152,11 +153,12 @@ class Suite:
 def walk(expr: Expr) -> Iterator[Expr]:
     """The expression and everything inside it, outermost first."""
     yield expr
-    for child in _children(expr):
+    for child in children(expr):
         yield from walk(child)
 
 
-def _children(expr: Expr) -> tuple[Expr, ...]:
+def children(expr: Expr) -> tuple[Expr, ...]:
+    """Direct parts."""
     if isinstance(expr, Unary):
         return (expr.operand,)
     if isinstance(expr, Binary):

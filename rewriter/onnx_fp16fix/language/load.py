@@ -20,17 +20,18 @@ __all__ = ["LANGUAGE", "load_rules", "select_rules", "shipped_rules"]
 
 LANGUAGE = "fp16fix/1"
 """Language version a file must name in its first key."""
+_CASES = re.compile(r"^( +)tests:\n(?:\1 .*\n|\n)*", re.MULTILINE)
 
 
-def load_rules(sources: Sequence[str | Path], *, cases: bool = True) -> tuple[Rule, ...]:
+def load_rules(sources: Sequence[str | Path]) -> tuple[Rule, ...]:
     """Rules of files, folders (searched below), and packs (``pack:norm`` is a shipped family, ``pack:all`` all of them,
     any other name that of an installed pack).
 
-    A text may hold several sources with commas between. A rule reached twice counts once. ``cases``: with those that
-    prove them. Raises RuleFileError with all problems of all files.
+    A text may hold several sources with commas between. A rule reached twice counts once. Raises RuleFileError with
+    all problems of all files.
     """
     problems: list[Problem] = []
-    loader = _Loader(problems, cases=cases)
+    loader = _Loader(problems)
     for source in sources:
         parts = source.split(",") if isinstance(source, str) and not Path(source).exists() else [str(source)]
         for part in filter(None, (part.strip() for part in parts)):
@@ -44,7 +45,11 @@ def load_rules(sources: Sequence[str | Path], *, cases: bool = True) -> tuple[Ru
 @cache
 def shipped_rules() -> tuple[Rule, ...]:
     """All shipped rules, read when first asked for; without their cases, which nobody needs who only uses them."""
-    return load_rules(["pack:all"], cases=False)
+    loader = _shipped()
+    loader.check_after()
+    if loader.problems:
+        raise RuleFileError(loader.problems)
+    return tuple(loader.rules)
 
 
 def select_rules(rules: Iterable[Rule], select: Sequence[str]) -> tuple[Rule, ...]:
@@ -82,7 +87,9 @@ _LISTED = "'onnx-fp16fix rules list' shows all of them"
 
 
 class _Loader:
-    def __init__(self, problems: list[Problem], *, cases: bool) -> None:
+    """``cases``: with the cases that prove the rules, whose text is not even read otherwise."""
+
+    def __init__(self, problems: list[Problem], *, cases: bool = True) -> None:
         self.problems, self.cases = problems, cases
         self.rules: list[Rule] = []
         self.sources = Sources(problems, self._document)
@@ -90,7 +97,7 @@ class _Loader:
         self.after: list[Scalar] = []
 
     def _document(self, text: str, shown: str, path: Path) -> None:
-        tree = read_yaml(text, shown, self.problems)
+        tree = read_yaml(text if self.cases else _without_cases(text), shown, self.problems)
         if tree is None:
             return
         if not isinstance(tree, Branch):
@@ -111,14 +118,14 @@ class _Loader:
             self.sources.used(item.text, path, item.place)
         for entry in fields.items("rules"):
             self._claim(entry)
-            rule = build_rule(entry, self.problems, cases=self.cases)
+            rule = build_rule(entry, self.problems)
             if rule is not None:
                 self.rules.append(rule)
 
     def check_after(self) -> None:
         """``after`` names rules that are there (or shipped); one that has problems of its own is there too."""
         for wanted in self.after:
-            if wanted.text not in self.claimed and wanted.text not in _shipped_ids():
+            if wanted.text not in self.claimed and wanted.text not in {rule.id for rule in _shipped().rules}:
                 message = f"'after' names the unknown rule '{wanted.text}'"
                 hint = closest(wanted.text, self.claimed)
                 self.problems.append(wanted.place.problem("RULE-UNKNOWN", message, hint))
@@ -156,7 +163,12 @@ def _numbers(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in re.findall(r"\d{1,9}", version))
 
 
-def _shipped_ids() -> set[str]:
+def _shipped() -> _Loader:
     loader = _Loader([], cases=False)
     loader.sources.named("pack:all")
-    return {rule.id for rule in loader.rules}
+    return loader
+
+
+def _without_cases(text: str) -> str:
+    """The text with blank lines in place of ``tests`` and what is indented below it."""
+    return _CASES.sub(lambda found: "\n" * found[0].count("\n"), text)

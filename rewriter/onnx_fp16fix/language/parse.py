@@ -121,12 +121,12 @@ class _Reader:
 
     def __init__(self, source: Scalar) -> None:
         self.source = source
-        self.lines = source.text.split("\n")
+        self.lines = None if source.text.isascii() else source.text.split("\n")
 
     def place(self, node: ast.expr | ast.stmt | ast.keyword) -> Place:
-        line = node.lineno - 1
-        # ast counts bytes of UTF-8, an editor counts characters
-        column = len(self.lines[line].encode()[: node.col_offset].decode(errors="ignore"))
+        line, column = node.lineno - 1, node.col_offset
+        if self.lines is not None:  # ast counts bytes of UTF-8, an editor counts characters
+            column = len(self.lines[line].encode()[:column].decode(errors="ignore"))
         return self.source.at(line, column)
 
     def refuse(self, node: ast.expr | ast.stmt, message: str, code: str = "RULE-SYNTAX") -> _Refused:

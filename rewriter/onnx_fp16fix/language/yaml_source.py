@@ -142,13 +142,10 @@ class _Builder:
         stack: list[_Open] = []
         root: Tree | None = None
         for event in events:
-            if isinstance(event, yaml.DocumentStartEvent) and root is not None:
-                self._stop(event, "RULE-YAML", "a second document; one file holds one document")
             done: Tree | None = None
-            if isinstance(event, yaml.AliasEvent):
-                self._stop(
-                    event, "RULE-YAML", f"alias '*{event.anchor}': aliases are not allowed in rule files"
-                )
+            if isinstance(event, yaml.ScalarEvent):
+                self._common(event)
+                done = self._scalar(event)
             elif isinstance(event, yaml.CollectionStartEvent):
                 self._common(event)
                 if len(stack) >= MAX_DEPTH:
@@ -156,9 +153,12 @@ class _Builder:
                 stack.append(_Open(self._place(event), isinstance(event, yaml.MappingStartEvent)))
             elif isinstance(event, yaml.CollectionEndEvent):
                 done = self._close(stack.pop())
-            elif isinstance(event, yaml.ScalarEvent):
-                self._common(event)
-                done = self._scalar(event)
+            elif isinstance(event, yaml.AliasEvent):
+                self._stop(
+                    event, "RULE-YAML", f"alias '*{event.anchor}': aliases are not allowed in rule files"
+                )
+            elif isinstance(event, yaml.DocumentStartEvent) and root is not None:
+                self._stop(event, "RULE-YAML", "a second document; one file holds one document")
             if done is not None and stack:
                 stack[-1].values.append(done)
             elif done is not None:
@@ -199,11 +199,11 @@ class _Builder:
             self.problems.append(place.problem("RULE-YAML", "folded text ('>') is not allowed", hint))
         if event.style == "|":
             return Scalar(event.value.rstrip("\n"), place, self._block_origin(event), block=True)
-        if event.style != ">" and _mark(event.end_mark).line != _mark(event.start_mark).line and event.value:
+        if event.style != ">" and _mark(event.end_mark).line >= place.line and event.value:
             hint = "use a '|' block for text of several lines"
             self.problems.append(place.problem("RULE-YAML", "text that goes over several lines", hint))
-        shift = 1 if event.style in ("'", '"') else 0
-        return Scalar(event.value, place, Place(place.file, place.line, place.column + shift))
+        quoted = event.style in ("'", '"')
+        return Scalar(event.value, place, Place(self.file, place.line, place.column + 1) if quoted else place)
 
     def _block_origin(self, event: yaml.ScalarEvent) -> Place:
         first = _mark(event.start_mark).line + 1
