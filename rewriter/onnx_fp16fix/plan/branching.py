@@ -14,6 +14,7 @@ import numpy as np
 
 from onnx_fp16fix.plan.arrays import EQUAL, Arrays, Floats, Ints
 from onnx_fp16fix.plan.frames import Bools, Frame, Numbers
+from onnx_fp16fix.plan.whole import Whole
 
 __all__ = ["solve_alike"]
 
@@ -25,6 +26,8 @@ _TRIAL = 8
 """Programs that go first: where all of these take too long, so would the others."""
 _TOGETHER = 256
 """Programs at a time: their numbers stay in the cache."""
+_SETTLED, _SHARE = 2000, 0.25
+"""Coefficients of settled variables that are worth leaving out, and their share of all."""
 
 
 def solve_alike(programs: Sequence[Arrays]) -> Floats | None:
@@ -35,59 +38,72 @@ def solve_alike(programs: Sequence[Arrays]) -> Floats | None:
     found = np.full((len(programs), len(programs[0].cost)), np.nan)
     starts = [0, *range(_TRIAL, len(programs), _TOGETHER)]
     for start, end in pairwise([*starts, len(programs)]):
-        frame = Frame(programs[start:end])
-        if not frame.fits:
+        whole = Whole(programs[start:end])
+        if not whole.fits:
             return None
-        found[start:end] = _Search(frame).values()
+        count = end - start
+        search = _Search(whole.frame, np.full(count, np.inf), _CASES + _EACH * count)
+        search.find(whole.numbers, whole.ends)
+        search.found[:, search.open] = np.nan
+        whole.spread(search.found)
+        found[start:end] = search.found.T
         if np.isnan(found[start:end]).any(axis=1).all():
             break
     return found
 
 
 class _Search:
-    """The best values of each program of ``frame`` so far, and which programs have cases left open."""
+    """The best values of each program of ``frame`` so far, NaN where none is better than ``best``; and which programs
+    have cases left open when so many cases were ``left`` to look at."""
 
-    def __init__(self, frame: Frame) -> None:
-        self.frame = frame
-        count = frame.lower.shape[1]
-        self.best = np.full(count, np.inf)
-        self.found = np.full((frame.count, count), np.nan)
-        self.open = np.zeros(count, bool)
-        self.left = _CASES + _EACH * count
-        binary = (frame.lower == 0).all(axis=1) & (frame.upper == 1).all(axis=1)
-        self.binary = frame.integer & binary
-        self.degree = np.bincount(frame.column, minlength=frame.count)
+    def __init__(self, frame: Frame, best: Floats, left: int) -> None:
+        self.frame, self.best, self.left = frame, best, left
+        self.found = np.full((frame.count, len(best)), np.nan)
+        self.open = np.zeros(len(best), bool)
 
-    def values(self) -> Floats:
-        """By program; NaN where some case is open, or none has an answer."""
-        self._search(self.frame.numbers(), self.frame.start.copy())
-        found = self.found
-        for chain in self.frame.members:
-            left = found[chain[0]].copy()
-            for place in chain:
-                found[place] = np.minimum(left, self.frame.upper[place])
-                left -= found[place]
-        found[:, self.open] = np.nan
-        values: Floats = found.T
-        return values
-
-    def _search(self, numbers: Numbers, ends: Floats) -> None:
-        """All cases within the ends, which it may change."""
-        frame, count = self.frame, self.frame.count
+    def find(self, numbers: Numbers, ends: Floats) -> None:
+        """Look at all cases within the ends, which it may change."""
         self.left -= _CALL + len(numbers.of)
         if self.left < 0:
             self.open[numbers.of] = True
             return
         numbers, ends = self._follow(numbers, ends)
-        if not len(numbers.of):
-            return
+        if len(numbers.of):
+            self._branch(numbers, ends)
+
+    def _narrowed(self, numbers: Numbers, ends: Floats, least: Floats) -> bool:
+        """Whether enough is settled that what is left was looked at by itself."""
+        frame = self.frame
+        settled = np.all(ends[: frame.count] == -ends[frame.count :], axis=1)[frame.column]
+        if settled.sum() * len(numbers.of) < _SETTLED or settled.mean() < _SHARE:
+            return False
+        rest = frame.narrowed(numbers, ends)
+        if rest is None:
+            return False
+        price = least - rest.frame.least_price(rest.numbers, rest.ends)
+        best = self.best[numbers.of] - price
+        inner = _Search(rest.frame, best.copy(), self.left)
+        inner._branch(rest.numbers, rest.ends)
+        better = inner.best < best
+        rest.values[rest.columns] = inner.found
+        self.found[:, numbers.of[better]] = rest.values[:, better]
+        self.best[numbers.of[better]] = (inner.best + price)[better]
+        self.open[numbers.of] |= inner.open
+        self.left = inner.left
+        return True
+
+    def _branch(self, numbers: Numbers, ends: Floats) -> None:
+        """All cases within ends from which nothing follows any more."""
+        frame, count = self.frame, self.frame.count
         free = (ends[:count] + ends[count:] < -0.5) & frame.integer[:, None]
         places = np.flatnonzero(free.any(axis=1))
         least = frame.least_price(numbers, ends)
         if not places.size:
             self._keep(numbers, ends[:count], least)
-        elif self.binary[places].any():
-            self._choose(numbers, ends, least, places[self.binary[places]])
+        elif self._narrowed(numbers, ends, least):
+            return
+        elif frame.binary[places].any():
+            self._choose(numbers, ends, least, places[frame.binary[places]])
         else:
             self._split(numbers, ends, least, places)
 
@@ -97,24 +113,24 @@ class _Search:
         dear = places[np.argsort(price, kind="stable")][len(places) // 2 :]
         other, without = self.frame.count, ends.copy()
         without[other + dear] = 0
-        self._search(numbers, without)
+        self.find(numbers, without)
         for place in dear:
             more = numbers.price[place] * (1 - ends[place])  # some may have it already
             chosen = (ends[other + place] < -0.5) & self._better(numbers, least + more)
             if chosen.any():
                 case = ends[:, chosen]
                 case[place] = 1
-                self._search(numbers.take(chosen), case)
+                self.find(numbers.take(chosen), case)
             ends[other + place] = np.maximum(0, ends[other + place])
 
     def _split(self, numbers: Numbers, ends: Floats, least: Floats, places: Ints) -> None:
         """All of these integers as near to 0 as may be; then one of them there, or below that, or above."""
-        place, other = int(places[np.argmax(self.degree[places])]), self.frame.count
+        place, other = int(places[np.argmax(self.frame.degree[places])]), self.frame.count
         if len(places) > 1:
             case = ends.copy()
             case[places] = np.clip(0, ends[places], -ends[other + places])
             case[other + places] = -case[places]
-            self._search(numbers, case)
+            self.find(numbers, case)
         other += place
         low, high = ends[place], -ends[other]
         middle = np.clip(0, low, high)
@@ -123,7 +139,7 @@ class _Search:
             if chosen.any():
                 case = ends[:, chosen]
                 case[place], case[other] = start[chosen], -end[chosen]
-                self._search(numbers.take(chosen), case)
+                self.find(numbers.take(chosen), case)
 
     def _better(self, numbers: Numbers, price: Floats) -> Bools:
         """Where this is less than the best so far."""
@@ -139,23 +155,14 @@ class _Search:
 
     def _follow(self, numbers: Numbers, ends: Floats) -> tuple[Numbers, Floats]:
         """Programs that may have a better answer within the ends, with all that follows from these."""
-        frame, count = self.frame, self.frame.count
+        frame = self.frame
         least = frame.least_price(numbers, ends)
         alive = self._better(numbers, least)
         frame.afford(numbers, ends, self.best[numbers.of] - least)
         for _ in range(_ROUNDS):
             if not alive.all():
                 numbers, ends = numbers.take(alive), ends[:, alive]
-            taken = ends.take(frame.takes, axis=0) * numbers.size
-            excess = frame.sums.reduce(np.add, taken) - numbers.bound
-            reached = excess.take(frame.sums.of, axis=0)
-            reached -= taken
-            reached /= numbers.size
-            reached = frame.given.reduce(np.maximum, reached)
-            reached = np.where(frame.rounded, np.ceil(reached - EQUAL), reached)
-            before = ends[frame.given.labels]
-            ends[frame.given.labels] = np.maximum(before, reached)
-            alive = np.all(excess <= EQUAL, axis=0) & np.all(ends[:count] + ends[count:] <= EQUAL, axis=0)
-            if not (reached > before + EQUAL)[:, alive].any():
+            alive, moved = frame.raised(numbers, ends)
+            if not moved.any():
                 break
         return numbers.take(alive), ends[:, alive]

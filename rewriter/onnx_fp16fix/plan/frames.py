@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from onnx_fp16fix.plan.arrays import EQUAL, Arrays, Floats, Ints
+from onnx_fp16fix.plan.arrays import EQUAL, Floats, Ints
 
-__all__ = ["Bools", "Frame", "Numbers"]
+__all__ = ["Bools", "Frame", "Narrowed", "Numbers"]
 
 Bools = npt.NDArray[np.bool_]
 
@@ -36,31 +35,54 @@ class Numbers:
         return Numbers(self.of[chosen], *(part[..., chosen] for part in floats))
 
 
-class _Groups:
-    """Entries with the same label; reduced in layers of one entry each, which is faster than ``ufunc.reduceat``."""
+class _Layers:
+    """Entries with the same label, in layers of one entry of each: reduced faster than by ``ufunc.reduceat``."""
 
     def __init__(self, label: Ints) -> None:
         labels, group, count = np.unique(label, return_inverse=True, return_counts=True)
-        order = np.argsort(-count, kind="stable")
-        self.labels = labels[order]
+        falling = np.argsort(-count, kind="stable")
+        self.labels = labels[falling]
         place = np.empty(len(labels), np.int64)
-        place[order] = np.arange(len(labels))
-        self.of = place[group]
-        """Place of each entry's group in ``labels``."""
-        entries = np.argsort(self.of, kind="stable")
-        ends = np.cumsum(count[order])
-        starts = ends - count[order]
+        place[falling] = np.arange(len(labels))
+        group = place[group]
+        by_group = np.argsort(group, kind="stable")
+        ends = np.cumsum(count[falling])
+        layer = np.empty(len(label), np.int64)
+        layer[by_group] = np.arange(len(label)) - np.repeat(ends - count[falling], count[falling])
+        self.order = np.lexsort((group, layer))
+        """Entries in the order that all else goes by."""
+        self.of = group[self.order]
+        """Place in ``labels`` of each entry's label."""
+        sizes = np.bincount(layer)
         self._layers = [
-            entries[starts[starts + layer < ends] + layer] for layer in range(count.max(initial=0))
+            (int(size), slice(int(end - size), int(end)))
+            for size, end in zip(sizes, np.cumsum(sizes), strict=True)
         ]
 
     def reduce(self, combine: np.ufunc, values: Floats) -> Floats:
-        """By group, in the order of ``labels``."""
-        total: Floats = values.take(self._layers[0], axis=0)
-        for layer in self._layers[1:]:
-            part = total[: len(layer)]
-            combine(part, values.take(layer, axis=0), out=part)
+        """By label, in the order of ``labels``."""
+        total: Floats = values[: len(self.labels)].copy()
+        for size, layer in self._layers[1:]:
+            part = total[:size]
+            combine(part, values[layer], out=part)
         return total
+
+    def leave(self, total: Floats, values: Floats) -> None:
+        """Put what the total of its label leaves to all others in the place of each value."""
+        for size, layer in self._layers:
+            part = values[layer]
+            np.subtract(total[:size], part, out=part)
+
+
+@dataclass(frozen=True)
+class Narrowed:
+    """What some values of a frame's variables leave open: of ``columns``; ``values`` has all others."""
+
+    frame: Frame
+    numbers: Numbers
+    ends: Floats
+    columns: Ints
+    values: Floats
 
 
 class Frame:
@@ -70,84 +92,23 @@ class Frame:
     raises them. Entry k of a row takes at least ``size[k] * ends[takes[k]]``, and what the others leave it is a limit
     to ``ends[gives[k]]``.
 
-    Continuous variables that only add up in one row, so many units at one price and so many at a higher one, are a
-    chain: it stands in the place of its first ``members``, one variable whose price rises.
+    ``heads`` are chains: variables whose price rises. ``degree``: entries of each variable, before any were left out.
     """
 
-    def __init__(self, programs: Sequence[Arrays]) -> None:
-        first = programs[0]
-        self.integer, self.count = first.integer, len(first.cost)
-        self.lower, self.upper, self.cost, values, least, most = (
-            np.stack([part[place] for part in (program.parts() for program in programs)], axis=1)
-            for place in (0, 1, 3, 6, 7, 8)
-        )
-        above, below = np.isfinite(most[:, 0]), np.isfinite(least[:, 0])
-        up, down = np.flatnonzero(above[first.rows]), np.flatnonzero(below[first.rows])
-        self.row = np.concatenate(
-            [(np.cumsum(above) - 1)[first.rows[up]], (np.cumsum(below) - 1 + above.sum())[first.rows[down]]]
-        )
-        self.column = first.columns[np.concatenate([up, down])]
-        self.value = np.concatenate([values[up], -values[down]])
-        self.bound = np.concatenate([most[above], -least[below]])
-        self.members: list[Ints] = []
-        chained = self._find_chains()
-        kept = ~np.isin(self.column, [place for chain in self.members for place in chain[1:]])
-        self.row, self.column, self.value = self.row[kept], self.column[kept], self.value[kept]
-        continuous = np.bincount(self.row[~self.integer[self.column]], minlength=1)
-        self.fits = bool(
-            chained
-            and continuous.max() <= 1
-            and np.isfinite(self.lower).all()
-            and np.isfinite(self.upper).all()
-            and (self.cost >= 0).all()
-        )
-        self._order()
-
-    def _find_chains(self) -> bool:
-        """Whether all continuous variables that share a row make chains, as prices of lost bits do."""
-        once = np.bincount(self.column, minlength=self.count) == 1
-        inside = np.flatnonzero(~self.integer[self.column] & once[self.column])
-        counts = np.bincount(self.row[inside], minlength=1)
-        for row in np.flatnonzero(counts > 1):
-            entries = inside[self.row[inside] == row]
-            places = self.column[entries]
-            order = np.argsort(self.cost[places].sum(axis=1), kind="stable")
-            places = places[order]
-            if (
-                (self.value[entries] != self.value[entries[0]]).any()
-                or (self.lower[places] != 0).any()
-                or (np.diff(self.cost[places], axis=0) < 0).any()
-            ):
-                return False
-            self.members.append(places)
-        return True
-
-    def _order(self) -> None:
-        longest = max(map(len, self.members), default=0)
-        shape = (longest, len(self.members), self.lower.shape[1])
-        self.lengths, self.prices = np.zeros(shape), np.ones(shape)
-        self.heads = np.array([chain[0] for chain in self.members], np.int64)
-        for number, chain in enumerate(self.members):
-            self.lengths[: len(chain), number] = self.upper[chain]
-            self.prices[: len(chain), number] = self.cost[chain]
-        self.start = np.concatenate([self.lower, -self.upper])
-        self.start[self.count + self.heads] = -self.lengths.sum(axis=0)
-        for chain in self.members:  # out of the way
-            self.start[chain[1:]] = self.start[self.count + chain[1:]] = 0
-            self.cost[chain] = 0
-        self.paid = np.flatnonzero((self.cost > 0).any(axis=1))
-        positive = self.value[:, 0] > 0
-        self.sign = np.where(positive, 1.0, -1.0)[:, None]
-        self.takes = np.where(positive, self.column, self.column + self.count)
-        self.gives = np.where(positive, self.column + self.count, self.column)
-        self.sums, self.given = _Groups(self.row), _Groups(self.gives)
-        self.bound = self.bound[self.sums.labels]
-        self.rounded = self.integer[self.given.labels % self.count, None]
-
-    def numbers(self) -> Numbers:
-        """Of all programs."""
-        every = np.arange(self.lower.shape[1])
-        return Numbers(every, np.abs(self.value), self.bound, self.cost, self.lengths, self.prices)
+    def __init__(
+        self, row: Ints, column: Ints, positive: Bools, integer: Bools, binary: Bools, paid: Bools,
+        degree: Ints, heads: Ints,
+    ) -> None:  # fmt: skip
+        self.integer, self.binary, self.degree, self.heads = integer, binary, degree, heads
+        self.count = len(integer)
+        self.rows = _Layers(row)
+        self.column, positive = column[self.rows.order], positive[self.rows.order]
+        self.paid = np.flatnonzero(paid)
+        self._positive = positive
+        self._takes = np.where(positive, self.column, self.column + self.count)
+        self._gives = np.where(positive, self.column + self.count, self.column)
+        self._given = _Layers(self._gives)
+        self._whole = integer[self._given.labels % self.count, None]
 
     def least_price(self, numbers: Numbers, ends: Floats) -> Floats:
         """What each program costs at least."""
@@ -156,7 +117,7 @@ class Frame:
         for length, price in zip(numbers.lengths, numbers.prices, strict=True):
             units = np.minimum(left, length)
             total += (units * price).sum(axis=0)
-            left = left - units
+            left -= units
         return total
 
     def afford(self, numbers: Numbers, ends: Floats, spare: Floats) -> None:
@@ -173,7 +134,60 @@ class Frame:
             reach, length_left, left = reach + units, length_left - used, left - units * price
         ends[count + heads] = np.maximum(ends[count + heads], -reach)
 
+    def raised(self, numbers: Numbers, ends: Floats) -> tuple[Bools, Bools]:
+        """Raise ends to what rows ask for: which programs may still hold, and for which of them ends were raised."""
+        count, labels = self.count, self._given.labels
+        taken = ends.take(self._takes, axis=0)
+        taken *= numbers.size
+        excess = self.rows.reduce(np.add, taken)
+        excess -= numbers.bound
+        self.rows.leave(excess, taken)
+        taken /= numbers.size
+        reached = self._given.reduce(np.maximum, taken.take(self._given.order, axis=0))
+        reached = np.where(self._whole, np.ceil(reached - EQUAL), reached)
+        before = ends[labels]
+        ends[labels] = np.maximum(before, reached)
+        alive = np.all(excess <= EQUAL, axis=0) & np.all(ends[:count] + ends[count:] <= EQUAL, axis=0)
+        return alive, (reached > before + EQUAL).any(axis=0) & alive
+
     def holds(self, numbers: Numbers, values: Floats) -> Bools:
         """Whether these values keep all rows."""
-        sums = self.sums.reduce(np.add, self.sign * numbers.size * values[self.column])
+        sums = self.rows.reduce(np.add, self._taken(numbers, values))
         return np.asarray((sums <= numbers.bound + EQUAL).all(axis=0))
+
+    def narrowed(self, numbers: Numbers, ends: Floats) -> Narrowed | None:
+        """Without variables that are settled and rows that the bounds imply, in all programs. None where the bounds
+        contradict a row."""
+        low, high = ends[: self.count], -ends[self.count :]
+        settled = np.all(low == high, axis=1)
+        most = self.rows.reduce(np.add, -numbers.size * ends.take(self._gives, axis=0))
+        asks = np.any(most > numbers.bound + EQUAL, axis=1)
+        gone = settled[self.column]
+        kept = np.flatnonzero(~gone & asks[self.rows.of])
+        columns, column = np.unique(self.column[kept], return_inverse=True)
+        row = self.rows.of[kept]
+        if len(np.unique(row)) < asks.sum():
+            return None
+        chained = np.isin(self.heads, columns)
+        paid = np.zeros(self.count, bool)
+        paid[self.paid] = True
+        frame = Frame(
+            row, column, self._positive[kept], self.integer[columns], self.binary[columns], paid[columns],
+            self.degree[columns], np.searchsorted(columns, self.heads[chained]),
+        )  # fmt: skip
+        taken = self._taken(numbers, low)
+        taken[~gone] = 0
+        bound = numbers.bound - self.rows.reduce(np.add, taken)
+        own = Numbers(
+            np.arange(len(numbers.of)), numbers.size[kept[frame.rows.order]], bound[frame.rows.labels],
+            numbers.price[columns], numbers.lengths[:, chained], numbers.prices[:, chained],
+        )  # fmt: skip
+        # no row asks about the others any more: integers without a price are as near to 0 as may be
+        near = self.integer[:, None] & (numbers.price == 0)
+        values = np.where(near, np.clip(0, low, high), low)
+        return Narrowed(frame, own, ends[np.concatenate([columns, self.count + columns])], columns, values)
+
+    def _taken(self, numbers: Numbers, values: Floats) -> Floats:
+        taken = numbers.size * values[self.column]
+        np.negative(taken, out=taken, where=~self._positive[:, None])
+        return taken
