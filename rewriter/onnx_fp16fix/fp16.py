@@ -30,8 +30,12 @@ EPS: Final = 2.0**-10
 
 def to_float16(values: npt.NDArray[Any]) -> npt.NDArray[np.float16]:
     """Round to nearest even, subnormals kept, signs of zeros kept, out of range to infinity; never clamps."""
+    values = np.asarray(values)
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-        return np.asarray(values).astype(np.float16)
+        if values.dtype in (np.float32, np.float64) and (small := np.abs(values) < MIN_NORMAL).any():
+            # numpy sets a flag for each value that loses bits there, which takes ten times as long as to round it
+            values = np.where(small, np.rint(values * 2.0**24) * TINY, values)
+        return values.astype(np.float16)
 
 
 def ceil_log2(value: float) -> int:

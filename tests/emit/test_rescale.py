@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 from calibrate.small_models import model
 from emit.typing_checks import initializers
 from onnx_fp16fix.calibrate.ranges import RangeTable
-from onnx_fp16fix.emit import Rescaled, rescale
+from onnx_fp16fix.emit import Rescaled, convert, rescale
 from onnx_fp16fix.graph import build_view
 from onnx_fp16fix.model import wrap_model
 from onnx_fp16fix.plan import Plan
@@ -81,6 +81,23 @@ def test_a_shared_constant_is_copied_once_for_each_exponent() -> None:
     kept = rescaled(proto, Plan(exponents={"a": 3}, operands={(0, 1): 3, (1, 1): -3}))
     assert len(initializers(kept.model.proto)) == 3
     np.testing.assert_array_equal(initializers(kept.model.proto)["w"], W)
+
+
+@pytest.mark.parametrize("exponent", [5, 130], ids=["normal", "beyond FP32's exponents"])
+@pytest.mark.parametrize("fp32", [(), (0,), (0, 1)], ids=["FP16", "both", "FP32"])
+def test_scaled_and_rounded_at_once_are_the_bits_of_one_after_the_other(
+    fp32: tuple[int, ...], exponent: int
+) -> None:
+    weights = np.float32([1.0 + 2.0**-11 + 2.0**-23, -3.3]) * np.float32(2.0 ** (exponent - 21))
+    proto = with_weights(
+        "g (float[2] x) => (float[2] y) { h = Mul(x, w)  k = Mul(h, w)  y = Mul(k, v) }", w=weights, v=W
+    )
+    scope = build_view(wrap_model(proto)).main
+    plan = Plan(exponents={"h": exponent}, operands={(0, 1): exponent, (1, 1): exponent})
+    made = rescale(scope, Facts(scope, RangeTable({}, 0)), plan)
+    assert made.unscaled == {"w": exponent}
+    at_once = convert(build_view(made.frame).main, fp32, share=True, unscaled=made.unscaled)
+    assert at_once.model.proto == convert(build_view(made.model).main, fp32, share=True).model.proto
 
 
 BRANCH = """g (float[2] x, bool c) => (float[2] y) { h = Mul(x, w)  v = Mul(h, w)

@@ -17,6 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from onnx_fp16fix.emit.classify import choose_slots, classify
 from onnx_fp16fix.emit.dedup import share_constants
+from onnx_fp16fix.emit.scaled import scaled_initializers
 from onnx_fp16fix.emit.select import selecting_inputs
 from onnx_fp16fix.emit.state import Shared, State, as_half, noted
 from onnx_fp16fix.emit.weights import Wanted, halved, halved_all, spool_for, with_spool
@@ -54,6 +55,7 @@ def convert(
     select: bool = True,
     forced: Collection[int] = (),
     share: bool = False,
+    unscaled: Mapping[str, int] | None = None,
 ) -> Converted:
     """Type the main graph and the bodies inside it.
 
@@ -63,12 +65,22 @@ def convert(
     body that may run in FP16; bodies not named stay as they are. ``half_borders``: inputs and outputs of bodies that
     become FP16; what they are one value with (``graph.borders``) must be named in all bodies of a node, or in none.
     ``select``: what selects reads FP32 inputs of the graph as they are (``selecting_inputs``), but for
-    the nodes of ``forced``. ``share``: equal constants are stored once (``share_constants``).
+    the nodes of ``forced``. ``share``: equal constants are stored once (``share_constants``). ``unscaled``:
+    initializers of the main graph that are to be multiplied by ``2**-exponent`` first, in whatever type they end
+    (``Rescaled.unscaled``).
     """
     scopes = [scope, *scope.inside()]
     outputs = (view.tensor(name) for view in scopes for name in view.outputs)
     promised = frozenset(id(tensor) for tensor in outputs if tensor is not None)
-    shared = Shared(half, scope.fresh_names(), promised, guards, half_borders or {}, spool_for(scope.model))
+    shared = Shared(
+        half,
+        scope.fresh_names(),
+        promised,
+        guards,
+        half_borders or {},
+        spool_for(scope.model),
+        unscaled or {},
+    )
     shared.survey(scopes)
     states: dict[ScopePath, State] = {}
     if select and not half_io:
@@ -86,6 +98,10 @@ def convert(
             _type_node(state, node)
     for state in states.values():
         _finish_constants(state)
+    main = states[scope.path].patch.replaced_initializers
+    left = {name: exponent for name, exponent in shared.unscaled.items() if name not in main}
+    if left:
+        main.update((made.name, made) for made in scaled_initializers(scope.model, left, shared.spool))
     equal = share_constants(list(states.values())) if share else {}
     for state in states.values():
         _rewrite_nodes(state, {} if state.scope.path else equal)
@@ -199,6 +215,7 @@ def _half(state: State, key: int, tensor: gs.Tensor, fresh: str) -> Wanted:
         values,
         fresh if apart else tensor.name,
         state.shared.spool if own else None,
+        exponent=0 if state.scope.path else state.shared.unscaled.get(tensor.name, 0),
         guard=tensor.name in state.shared.guards,
     )
 

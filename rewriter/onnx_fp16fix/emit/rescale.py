@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import onnx
@@ -16,7 +17,7 @@ from onnx import helper, numpy_helper
 from onnx_fp16fix import fp16
 from onnx_fp16fix.calibrate.ranges import tensor_key
 from onnx_fp16fix.emit.edit import Edit, half_borders
-from onnx_fp16fix.emit.scaled import scale_constants
+from onnx_fp16fix.emit.scaled import scale_constants, scaled_initializers
 from onnx_fp16fix.emit.weights import spool_for, with_spool
 from onnx_fp16fix.graph import ScopeView, ViewNode
 from onnx_fp16fix.half import FloatType
@@ -33,13 +34,14 @@ __all__ = ["Rescaled", "rescale"]
 _FLOAT = TensorType(onnx.TensorProto.FLOAT)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Rescaled:
-    """The FP32 model, its FP32-only nodes by index in *this* model's main graph, the exponents of its tensors by
-    name, the constants that must not vanish in FP16 with their exponents, how many Muls were inserted, and the
-    FP32-only nodes of the bodies that the plan covers, by scope in this model."""
+    """The FP32 model but for initializers that are still to be scaled (``unscaled``), its FP32-only nodes by index in
+    *this* model's main graph, the exponents of its tensors by name, the constants that must not vanish in FP16 with
+    their exponents, how many Muls were inserted, and the FP32-only nodes of the bodies that the plan covers, by scope
+    in this model."""
 
-    model: Model
+    frame: Model
     fp32_nodes: frozenset[int]
     exponents: Mapping[str, int]
     raised: Mapping[str, int]
@@ -51,11 +53,23 @@ class Rescaled:
     """What tensors of the planned model are called here, by its scopes, where they bear another name."""
     types: TypeTable | None = None
     """Types in this model, where they are known already; shapes of what was added are left out."""
+    unscaled: Mapping[str, int] = field(default_factory=dict)
+    """Initializers of the main graph that ``frame`` holds as they were, with the exponents to scale them by."""
+
+    @cached_property
+    def model(self) -> Model:
+        """The FP32 model, made when it is asked for: the typed one comes from ``frame`` directly."""
+        if not self.unscaled:
+            return self.frame
+        patch, spool = Patch(), spool_for(self.frame)
+        for tensor in scaled_initializers(self.frame, self.unscaled, spool):
+            patch.replaced_initializers[tensor.name] = tensor
+        return with_spool(apply_patches(self.frame, [patch]), spool)
 
     def origins(self, planned: Model) -> dict[Place, Place]:
         """Which node of the planned model each one is; the inserted Muls are none."""
         found: dict[Place, Place] = {}
-        for old, new in zip(planned.scopes(), self.model.scopes(), strict=True):
+        for old, new in zip(planned.scopes(), self.frame.scopes(), strict=True):
             names = self.renamed.get(old.path, {})
             made = {
                 names.get(name, name): (old.path, index)
@@ -74,7 +88,7 @@ def rescale(scope: ScopeView, facts: Facts, plan: Plan) -> Rescaled:
     scopes, names = [scope, *scope.inside()], scope.fresh_names()
     patches = {view.path: Patch(view.path) for view in scopes}
     spool = spool_for(scope.model)
-    constants = scale_constants(scopes, plan, patches, names, spool)
+    constants, unscaled = scale_constants(scopes, plan, patches, names, spool)
     half, by_path = half_borders(scope, plan), dict[ScopePath, Edit]()
     for view in scopes:
         part = plan if view is scope else plan.bodies.get(view.path, Plan(whole=True))
@@ -101,6 +115,7 @@ def rescale(scope: ScopeView, facts: Facts, plan: Plan) -> Rescaled:
         {after[path].path: names for path, names in half.items()},
         {edit.scope.path: edit.renamed for edit in edits},
         TypeTable({after[path].path: types for path, types in _types(scope.types, edits)}),
+        unscaled,
     )
 
 

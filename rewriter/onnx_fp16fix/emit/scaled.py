@@ -3,9 +3,8 @@ exponent into the scope that holds the constant."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy.typing as npt
 import onnx
@@ -14,11 +13,12 @@ from onnx import helper
 
 from onnx_fp16fix.emit.weights import Wanted, scaled_all
 from onnx_fp16fix.graph import ConstantTensor, ScopeView
-from onnx_fp16fix.model import Names, Patch, ScopePath, Spool
+from onnx_fp16fix.model import Model, Names, Patch, ScopePath, Spool
+from onnx_fp16fix.model.tensors import read_tensor
 from onnx_fp16fix.plan import Plan
 from onnx_fp16fix.plan.plan import Slot
 
-__all__ = ["scale_constants"]
+__all__ = ["scale_constants", "scaled_initializers"]
 
 _Place = tuple[ScopePath, Slot]
 
@@ -29,11 +29,12 @@ def scale_constants(
     patches: Mapping[ScopePath, Patch],
     names: Names,
     spool: Spool | None = None,
-) -> dict[_Place, str]:
+) -> tuple[dict[_Place, str], dict[str, int]]:
     """Write the constants of a plan's ``operands`` into the patches of their scopes.
 
-    The result is the new names of operands that read a copy. ``scopes``: all that may read each other's constants,
-    parents first. ``spool``: where those of the main graph go.
+    The result is the new names of operands that read a copy, and initializers of the main graph that are to be scaled
+    where they are, with their exponents: see ``scaled_initializers``. ``scopes``: all that may read each other's
+    constants, parents first. ``spool``: where the copies of the main graph go.
     """
     plans = dict(plan.scopes(scopes[0].path))
     wanted: dict[int, gs.Tensor] = {}
@@ -41,52 +42,75 @@ def scale_constants(
         for index, position in plans[scope.path].operands if scope.path in plans else ():
             tensor = scope.nodes[index].inputs[position]
             wanted[id(tensor)] = tensor
-    readers = _readers(scopes, wanted)
+    leaving = {id(scope.tensor(name)) for scope in scopes for name in scope.outputs}
     renamed: dict[_Place, str] = {}
+    waiting: dict[str, int] = {}
     jobs = list[_Job]()
     for key, tensor in wanted.items():
         owner = next(scope for scope in scopes if scope.tensors.get(tensor.name) is tensor)
-        patch, own = patches[owner.path], None if owner.path else spool
-        by_exponent: dict[int, list[_Place]] = {}
-        for path, slot in readers[key]:
-            exponent = plans[path].operands.get(slot, 0) if path in plans else 0
-            by_exponent.setdefault(exponent, []).append((path, slot))
-        if _leaves(scopes, tensor):
+        by_exponent = _by_exponent(scopes, plans, tensor)
+        if key in leaving:
             by_exponent.setdefault(0, [])
-        if len(by_exponent) == 1 and (put := _in_place(owner, patch, tensor)) is not None:
-            name = tensor.name if isinstance(tensor, ConstantTensor) else ""
-            jobs.append(_Job(put, owner, tensor, next(iter(by_exponent)), name, own if name else None))
+        if len(by_exponent) == 1 and (put := _in_place(owner, tensor)) is not None:
+            (exponent,) = by_exponent
+            if put is _replace and not owner.path:
+                waiting[tensor.name] = exponent
+            else:
+                name = tensor.name if put is _replace else ""
+                jobs.append(_Job(put, patches[owner.path], owner, tensor, exponent, name, None))
             continue
         for exponent, places in by_exponent.items():
             if exponent:
                 name = names.fresh(f"{tensor.name}/fp16fix/scaled")
-                jobs.append(_Job(patch.initializers.append, owner, tensor, exponent, name, own))
+                own = None if owner.path else spool
+                jobs.append(_Job(_add, patches[owner.path], owner, tensor, exponent, name, own))
                 renamed.update(dict.fromkeys(places, name))
         if 0 not in by_exponent:
-            _drop(owner, patch, tensor)
+            _drop(owner, patches[owner.path], tensor)
     for job, made in zip(jobs, scaled_all(job.wanted() for job in jobs), strict=True):
-        job.put(made)
-    return renamed
+        job.put(job, made)
+    return renamed, waiting
 
 
-def _readers(scopes: Sequence[ScopeView], wanted: Mapping[int, gs.Tensor]) -> dict[int, list[_Place]]:
-    readers: dict[int, list[_Place]] = {key: [] for key in wanted}
+def scaled_initializers(
+    model: Model, exponents: Mapping[str, int], spool: Spool | None = None
+) -> Iterator[onnx.TensorProto]:
+    """Those initializers of the main graph times ``2**-exponent``, as FLOAT."""
+    found = [tensor for tensor in model.proto.graph.initializer if tensor.name in exponents]
+    wanted = (
+        Wanted(read_tensor(tensor, model.base_dir), tensor.name, spool, exponents[tensor.name])
+        for tensor in found
+    )
+    for tensor, made in zip(found, scaled_all(wanted), strict=True):
+        _keep_notes(tensor, made)
+        yield made
+
+
+def _keep_notes(tensor: onnx.TensorProto, made: onnx.TensorProto) -> None:
+    made.doc_string = tensor.doc_string
+    if entries := tensor.metadata_props:
+        made.metadata_props.extend(entries)
+
+
+def _by_exponent(
+    scopes: Sequence[ScopeView], plans: Mapping[ScopePath, Plan], tensor: gs.Tensor
+) -> dict[int, list[_Place]]:
+    """The readers of a constant by the exponent at which they read it."""
+    found: dict[int, list[_Place]] = {}
     for scope in scopes:
-        for key, tensor in wanted.items():
-            readers[key] += [(scope.path, (node.index, slot)) for node, slot in scope.consumers(tensor)]
-    return readers
+        path, part = scope.path, plans.get(scope.path)
+        for node, position in scope.consumers(tensor):
+            slot = (node.index, position)
+            exponent = 0 if part is None else part.operands.get(slot, 0)
+            found.setdefault(exponent, []).append((path, slot))
+    return found
 
 
-def _leaves(scopes: Sequence[ScopeView], tensor: gs.Tensor) -> bool:
-    """Whether a scope gives the constant itself as an output."""
-    return any(scope.tensor(name) is tensor for scope in scopes for name in scope.outputs)
-
-
-@dataclass(frozen=True, slots=True)
-class _Job:
+class _Job(NamedTuple):
     """A constant to be scaled; ``put`` says where it goes."""
 
-    put: Callable[[onnx.TensorProto], None]
+    put: Callable[[_Job, onnx.TensorProto], None]
+    patch: Patch
     scope: ScopeView
     tensor: gs.Tensor
     exponent: int
@@ -99,26 +123,30 @@ class _Job:
         return Wanted(values, self.name, self.spool, self.exponent)
 
 
-def _in_place(owner: ScopeView, patch: Patch, tensor: gs.Tensor) -> Callable[[onnx.TensorProto], None] | None:
+def _in_place(owner: ScopeView, tensor: gs.Tensor) -> Callable[[_Job, onnx.TensorProto], None] | None:
     """What puts other values in the place of a constant; None where it has no place of its own."""
-    producer = owner.producer(tensor)
-
-    def initializer(made: onnx.TensorProto) -> None:
-        made.doc_string = tensor.proto.doc_string
-        if entries := tensor.proto.metadata_props:
-            made.metadata_props.extend(entries)
-        patch.replaced_initializers[tensor.name] = made
-
-    def node(made: onnx.TensorProto) -> None:
-        assert producer is not None
-        copy = patch.replaced[producer.index] = onnx.NodeProto()
-        copy.CopyFrom(producer.proto)
-        del copy.attribute[:]
-        copy.attribute.append(helper.make_attribute("value", made))
-
     if isinstance(tensor, ConstantTensor):
-        return initializer
-    return node if producer is not None and producer.op == "Constant" else None
+        return _replace
+    producer = owner.producer(tensor)
+    return _into_node if producer is not None and producer.op == "Constant" else None
+
+
+def _add(job: _Job, made: onnx.TensorProto) -> None:
+    job.patch.initializers.append(made)
+
+
+def _replace(job: _Job, made: onnx.TensorProto) -> None:
+    _keep_notes(job.tensor.proto, made)
+    job.patch.replaced_initializers[job.tensor.name] = made
+
+
+def _into_node(job: _Job, made: onnx.TensorProto) -> None:
+    producer = job.scope.producer(job.tensor)
+    assert producer is not None
+    copy = job.patch.replaced[producer.index] = onnx.NodeProto()
+    copy.CopyFrom(producer.proto)
+    del copy.attribute[:]
+    copy.attribute.append(helper.make_attribute("value", made))
 
 
 def _drop(owner: ScopeView, patch: Patch, tensor: gs.Tensor) -> None:

@@ -28,6 +28,8 @@ class Shared:
     guards: Collection[str]
     borders: Mapping[ScopePath, Collection[str]]
     spool: Spool | None
+    unscaled: Mapping[str, int]
+    """Initializers of the main graph with the exponents that they are still to be scaled by."""
     casts: int = 0
     overflowed: list[str] = field(default_factory=list)
     raised: list[str] = field(default_factory=list)

@@ -23,6 +23,9 @@ _SPOOLED = 1 << 16
 _TOGETHER = 1 << 14
 """Elements of small constants made at a time; fewer than ``_SPOOLED``, so none of them goes to the file."""
 
+_FACTOR = 126
+"""Up to here 2**exponent and its inverse are normal FP32 numbers."""
+
 Array = npt.NDArray[Any]
 
 
@@ -61,13 +64,20 @@ def with_spool(model: Model, spool: Spool | None) -> Model:
 
 
 def halved(
-    values: Array, half: FloatType, name: str = "", *, guard: bool = False, spool: Spool | None = None
+    values: Array,
+    half: FloatType,
+    name: str = "",
+    *,
+    guard: bool = False,
+    spool: Spool | None = None,
+    exponent: int = 0,
 ) -> Halved:
-    """Values rounded to ``half``. ``guard``: positive ones do not vanish."""
+    """FLOAT values times ``2**-exponent``, rounded to ``half``. ``guard``: positive ones do not vanish."""
     overflowed = raised = False
 
     def convert(block: Array) -> Array:
         nonlocal overflowed, raised
+        block = _times(block, exponent)
         bits = half.encode(block)
         infinite = np.count_nonzero(bits & 0x7FFF == half.infinity)
         overflowed |= bool(infinite and infinite > np.count_nonzero(np.isinf(block)))
@@ -83,13 +93,20 @@ def halved_all(constants: Iterable[Wanted], half: FloatType) -> Iterator[Halved]
     """``halved`` of each. Small ones are rounded together: numpy takes longer to begin than to do it."""
     for run in _runs(constants):
         if len(run) > 1 and not any(constant.guard for constant in run):
-            bits = half.encode(np.concatenate([constant.values.reshape(-1) for constant in run]))
+            bits = half.encode(_together(run))
             if not (bits & 0x7FFF == half.infinity).any():
                 for tensor in _cut(bits.astype("<u2", copy=False), half.elem_type, run):
                     yield Halved(tensor, False, False)
                 continue
         for constant in run:
-            yield halved(constant.values, half, constant.name, guard=constant.guard, spool=constant.spool)
+            yield halved(
+                constant.values,
+                half,
+                constant.name,
+                guard=constant.guard,
+                spool=constant.spool,
+                exponent=constant.exponent,
+            )
 
 
 def scaled_all(constants: Iterable[Wanted]) -> Iterator[TensorProto]:
@@ -98,20 +115,37 @@ def scaled_all(constants: Iterable[Wanted]) -> Iterator[TensorProto]:
         if len(run) == 1:
             yield _scaled(run[0])
             continue
-        shifts = np.repeat(
-            [-constant.exponent for constant in run], [constant.values.size for constant in run]
-        )
-        flat = np.ldexp(np.concatenate([constant.values.reshape(-1) for constant in run]), shifts)
-        yield from _cut(flat.astype("<f4", copy=False), TensorProto.FLOAT, run)
+        yield from _cut(_together(run).astype("<f4", copy=False), TensorProto.FLOAT, run)
 
 
 def _scaled(constant: Wanted) -> TensorProto:
     return changed(
         constant.values,
-        lambda block: np.ldexp(block, -constant.exponent),
+        lambda block: _times(block, constant.exponent),
         constant.name,
         constant.spool,
     )
+
+
+def _times(values: Array, exponent: int) -> Array:
+    """FLOAT values times ``2**-exponent``, rounded once."""
+    if not exponent:
+        return values
+    if abs(exponent) > _FACTOR:
+        return np.asarray(np.ldexp(values, -exponent))
+    return np.asarray(values * np.ldexp(np.float32(1), -exponent))  # the same bits in a tenth of the time
+
+
+def _together(run: Sequence[Wanted]) -> Array:
+    """The scaled values of all, one after the other."""
+    flat = np.concatenate([constant.values.reshape(-1) for constant in run])
+    exponents = np.array([constant.exponent for constant in run])
+    if (exponents == exponents[0]).all():
+        return _times(flat, int(exponents[0]))
+    shifts, sizes = -exponents, [constant.values.size for constant in run]
+    if np.abs(shifts).max() > _FACTOR:
+        return np.asarray(np.ldexp(flat, np.repeat(shifts, sizes)))
+    return np.asarray(flat * np.repeat(np.ldexp(np.float32(1), shifts), sizes))
 
 
 def _runs(constants: Iterable[Wanted]) -> Iterator[list[Wanted]]:
@@ -136,7 +170,13 @@ def _cut(flat: Array, elem_type: int, run: Sequence[Wanted]) -> Iterator[TensorP
 
 
 def _tensor(elem_type: int, shape: tuple[int, ...], raw: bytes, name: str) -> TensorProto:
-    return TensorProto(data_type=elem_type, dims=shape, raw_data=raw, name=name or None)
+    tensor = TensorProto()  # filled step by step: keywords take half as long again
+    tensor.data_type = elem_type
+    tensor.dims.extend(shape)
+    tensor.raw_data = raw
+    if name:
+        tensor.name = name
+    return tensor
 
 
 def changed(

@@ -97,12 +97,10 @@ def by_scope(
 
 @dataclass
 class Emitted:
-    """``result`` is what is written, ``fp32`` the rescaled FP32 model it was typed from, ``exponents`` the scales of
-    its tensors by key in ``result``, ``findings`` what constants went through; ``sidecars`` tell engines what stays
-    FP32."""
+    """``result`` is what is written, ``exponents`` the scales of its tensors by key in it, ``findings`` what constants
+    went through; ``sidecars`` tell engines what stays FP32."""
 
     result: Model
-    fp32: Model
     exponents: dict[str, int]
     findings: list[Finding]
     rescaled: Rescaled
@@ -112,6 +110,11 @@ class Emitted:
     sidecars: dict[str, str] = field(default_factory=dict)
     half: FloatType | None = None
     """What the result is typed in, even where nothing is left to be typed; None for an FP32 model."""
+
+    @property
+    def fp32(self) -> Model:
+        """The rescaled FP32 model that the result was typed from, or that it is."""
+        return self.result if self.half is None else self.rescaled.model
 
     def note(self, document: RunDocument) -> None:
         """Tell the plan: of several that were tried, the one that is kept."""
@@ -124,19 +127,20 @@ def emit(run: Run, state: State, precision: Precision, io: Io) -> Emitted:
     findings, casts = list[Finding](), 0
     with run.progress.step("emit"):
         rescaled = _as_it_is(state) if plan.is_empty() else rescale(state.scope, state.facts, plan)
-        fp32_model, fp32_nodes, bodies = rescaled.model, rescaled.fp32_nodes, rescaled.bodies
-        result = fp32_model
-        if precision != "fp32":
-            view = state.view if fp32_model is state.model else build_view(fp32_model, rescaled.types)
+        frame, fp32_nodes, bodies = rescaled.frame, rescaled.fp32_nodes, rescaled.bodies
+        if precision == "fp32":
+            result = rescaled.model
+        else:
+            view = state.view if frame is state.model else build_view(frame, rescaled.types)
             converted = convert(
                 view.main, fp32_nodes, half=state.half_type, half_io=io != "fp32",
                 guards=rescaled.raised, bodies=bodies, half_borders=rescaled.half_borders,
-                forced=_forced(state, rescaled), share=True,
+                forced=_forced(state, rescaled), share=True, unscaled=rescaled.unscaled,
             )  # fmt: skip
             result, casts = converted.model, converted.casts
             findings = constant_findings(converted, state.half_type, rescaled.raised)
         exponents = _moved(rescaled.exponents, state.model, result)
-    nodes, kept = fp32_model.proto.graph.node, sum(len(part.fp32) for _, part in plan.scopes())
+    nodes, kept = frame.proto.graph.node, sum(len(part.fp32) for _, part in plan.scopes())
     entry = plan_entry(state.view, plan, rescaled.inserted_muls, casts)
     entry.precision = precision
     summary: dict[str, JsonValue] = {
@@ -147,15 +151,15 @@ def emit(run: Run, state: State, precision: Precision, io: Io) -> Emitted:
     }
     sidecars: dict[str, str] = {}
     if precision == "fp32" and (kept or run.command == "fix"):
-        fp32_model, layers = named_layers(fp32_model, fp32_nodes, bodies)
-        result, sidecars = fp32_model, sidecar_texts(layers)
+        result, layers = named_layers(result, fp32_nodes, bodies)
+        sidecars = sidecar_texts(layers)
     if precision == "fp32" and kept:
         typed = spelled("precision", "fp16")
         run.warn(
             f"{counted(kept, 'node')} must stay in FP32; an FP32 model cannot say so, its sidecar files and {typed} do"
         )
     half = None if precision == "fp32" else state.half_type
-    return Emitted(result, fp32_model, exponents, findings, rescaled, entry, summary, sidecars, half)
+    return Emitted(result, exponents, findings, rescaled, entry, summary, sidecars, half)
 
 
 def _forced(state: State, rescaled: Rescaled) -> frozenset[int]:
