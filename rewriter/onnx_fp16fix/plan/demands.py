@@ -99,7 +99,7 @@ class Collector:
         """Number of the bits that a tensor of so many elements may lose."""
         self.values: list[TensorView] = []
         """Computed tensors of the region."""
-        self.limits = {key: need.limits(key) for key in need.smallest.keys() | need.guarded.keys()}
+        self.limits = need.limited
 
     def collect(self, nodes: Set[int]) -> Demands:
         for index in sorted(nodes):

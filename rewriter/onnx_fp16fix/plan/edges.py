@@ -16,10 +16,7 @@ from onnx_fp16fix.operators import FloatSlots, Operand, Relation, inp, out
 if TYPE_CHECKING:
     from onnx_fp16fix.plan.facts import Facts
 
-__all__ = ["Edge", "NodeView", "TensorView"]
-
-_IN = tuple(inp(slot) for slot in range(64))
-_OUT = tuple(out(slot) for slot in range(64))
+__all__ = ["Edge", "Kind", "NodeView", "TensorView"]
 
 
 class TensorView:
@@ -70,24 +67,55 @@ class Edge:
         self.half, self.either, self.movable = half, either, movable
 
 
+class Kind:
+    """What nodes of one op with the same slots filled share. ``parts``: of each float operand, inputs first: itself,
+    and what ``Edge`` calls ``reads``, ``half`` and ``either``."""
+
+    __slots__ = ("operands", "opset", "parts", "slots")
+
+    def __init__(self, floats: Sequence[bool], inputs: int, slots: FloatSlots, opset: int) -> None:
+        """``floats``: whether a slot holds a float, by slot, the ``inputs`` first."""
+        self.slots, self.opset = slots, opset
+        self.operands: tuple[Operand, ...] = tuple(
+            inp(place) if place < inputs else out(place - inputs)
+            for place, is_float in enumerate(floats)
+            if is_float
+        )
+        self.parts = tuple(
+            (operand, True, operand[1] in slots.inputs, operand[1] in slots.either)
+            if operand[0] == "in"
+            else (operand, False, operand[1] in slots.outputs, False)
+            for operand in self.operands
+        )
+
+
 class NodeView:
     """A node with its relation and convertible slots; implements ``operators.NodeFacts``.
 
     ``inputs``, ``outputs``: what is in its slots, None for absent ones, without absent ones at the end. ``operands``:
-    its float operands, inputs first; ``edges``: the same with their tensors. ``relation``: what it says about their
-    exponents.
+    its float operands, inputs first; ``floats``: what is in them; ``edges``: both together. ``relation``: what it says
+    about their exponents.
     """
 
     __slots__ = (
-        "_edges", "_relation", "facts", "inputs", "node", "op", "operands", "opset", "outputs", "slots"
+        "_edges", "_relation", "facts", "floats", "inputs", "kind", "node", "op", "operands", "opset", "outputs",
+        "slots",
     )  # fmt: skip
 
-    def __init__(self, node: ViewNode, facts: Facts, slots: FloatSlots, opset: int) -> None:
-        self.node, self.facts, self.slots, self.opset = node, facts, slots, opset
-        self.op = node.op
-        self.inputs, inputs = _filled(node.inputs, _IN, facts)
-        self.outputs, outputs = _filled(node.outputs, _OUT, facts)
-        self.operands: tuple[Operand, ...] = (*inputs, *outputs)
+    def __init__(self, node: ViewNode, facts: Facts) -> None:
+        self.node, self.facts, self.op = node, facts, node.op
+        known, make = facts.tensors, facts.tensor_view
+        inputs = [(known.get(id(t)) or make(t)) if t.name else None for t in node.inputs]
+        outputs = [(known.get(id(t)) or make(t)) if t.name else None for t in node.outputs]
+        filled = inputs + outputs
+        floats = tuple([value is not None and value.float for value in filled])
+        self.floats = [value for value in filled if value is not None and value.float]
+        self.kind = kind = facts.kind(node, floats)
+        self.operands, self.slots, self.opset = kind.operands, kind.slots, kind.opset
+        for values in (inputs, outputs):
+            while values and values[-1] is None:
+                values.pop()
+        self.inputs, self.outputs = inputs, outputs
         self._relation: Relation | None = None
         self._edges: dict[Operand, Edge] | None = None
 
@@ -106,18 +134,11 @@ class NodeView:
         """Float operands, in the order of ``operands``."""
         if self._edges is None:
             self.facts.views()  # what edges tell of tensors is found for all at once
-            movable, slots, inputs, outputs = self.relation.movable, self.slots, self.inputs, self.outputs
-            self._edges = {}
-            for operand in self.operands:
-                kind, slot = operand
-                reads = kind == "in"
-                value = inputs[slot] if reads else outputs[slot]
-                assert value is not None
-                half, either = (
-                    slot in (slots.inputs if reads else slots.outputs),
-                    reads and slot in slots.either,
-                )
-                self._edges[operand] = Edge(operand, value, reads, half, either, operand in movable)
+            movable = self.relation.movable
+            self._edges = {
+                operand: Edge(operand, value, reads, half, either, operand in movable)
+                for (operand, reads, half, either), value in zip(self.kind.parts, self.floats, strict=True)
+            }
         return self._edges
 
     def value(self, operand: Operand) -> TensorView | None:
@@ -154,24 +175,3 @@ class NodeView:
     def is_half(self, operand: Operand) -> bool:
         """Whether the slot holds FP16 when the node runs in FP16."""
         return operand[1] in (self.slots.inputs if operand[0] == "in" else self.slots.outputs)
-
-
-def _filled(
-    tensors: Sequence[gs.Tensor], operands: Sequence[Operand], facts: Facts
-) -> tuple[list[TensorView | None], list[Operand]]:
-    """The slots, without absent ones at the end, and those that hold floats."""
-    if len(tensors) > len(operands):  # a Concat of very many
-        operands = [(operands[0][0], slot) for slot in range(len(tensors))]
-    filled: list[TensorView | None] = []
-    floats, known = [], facts.tensors
-    for operand, tensor in zip(operands, tensors, strict=False):
-        if tensor.name:
-            value = known.get(id(tensor)) or facts.tensor_view(tensor)
-            filled.append(value)
-            if value.float:
-                floats.append(operand)
-        else:
-            filled.append(None)
-    while filled and filled[-1] is None:
-        filled.pop()
-    return filled, floats

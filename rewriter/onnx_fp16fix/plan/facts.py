@@ -15,9 +15,19 @@ from onnx_fp16fix.calibrate.ranges import RangeTable, TensorRange, tensor_key
 from onnx_fp16fix.graph import ScopeView, ViewNode
 from onnx_fp16fix.graph.nodes import ConstantTensor
 from onnx_fp16fix.half import FP16, FloatType
-from onnx_fp16fix.operators import BY_OPERANDS, FloatSlots, Operand, Relation, float_slots, out, relation_of
+from onnx_fp16fix.operators import (
+    BY_OPERANDS,
+    FloatSlots,
+    InnerBound,
+    Operand,
+    Relation,
+    float_slots,
+    out,
+    relation_of,
+)
 from onnx_fp16fix.plan.constants import constant_range, small_ranges
-from onnx_fp16fix.plan.edges import NodeView, TensorView
+from onnx_fp16fix.plan.edges import Kind, NodeView, TensorView
+from onnx_fp16fix.plan.table import UNKNOWN, Sizes, Table
 
 __all__ = ["BORDER", "SUMS", "Facts", "NodeView"]
 
@@ -27,8 +37,6 @@ BORDER = "fp16fix.border"
 SUMS = frozenset({"Add", "Sub", "Sum"})
 _FEW = 64
 """Elements of a constant that is compared with others before it is measured."""
-_NONE = 1 << 20
-"""No exponent."""
 
 
 @dataclass
@@ -44,6 +52,7 @@ class Facts:
     _equal: dict[Hashable, TensorRange] = field(default_factory=dict, init=False)
     """Of small constants, by their values: graphs hold the same biases and epsilons again and again."""
     _constant: dict[int, bool] = field(default_factory=dict, init=False)
+    _nonzero: dict[int, bool] = field(default_factory=dict, init=False)
     tensors: dict[int, TensorView] = field(default_factory=dict, init=False)
     """By identity, those asked for."""
     _nodes: dict[int, NodeView] = field(default_factory=dict, init=False)
@@ -51,14 +60,26 @@ class Facts:
         default_factory=dict, init=False
     )
     _relations: dict[tuple[str, tuple[Operand, ...], int], Relation] = field(default_factory=dict, init=False)
+    _kinds: dict[Hashable, Kind] = field(default_factory=dict, init=False)
     _all: list[NodeView] = field(default_factory=list, init=False)
+    _measured: tuple[list[TensorView], Sizes] | None = field(default=None, init=False)
+    _table: Table | None = field(default=None, init=False)
 
     def node_view(self, node: ViewNode) -> NodeView:
         """The node as the operators see it."""
         view = self._nodes.get(node.index)
         if view is None:
-            view = self._nodes[node.index] = NodeView(node, self, *self._slots(node))
+            view = self._nodes[node.index] = NodeView(node, self)
         return view
+
+    def kind(self, node: ViewNode, floats: tuple[bool, ...]) -> Kind:
+        """Its kind, given which of its slots, inputs first, hold floats."""
+        inputs = len(node.inputs)
+        leaves = node.op == "Cast" and self._is_exit_cast(node)
+        key = node.domain, node.op, inputs, floats, leaves
+        if (found := self._kinds.get(key)) is None:
+            found = self._kinds[key] = Kind(floats, inputs, *self._slots(node))
+        return found
 
     def half_slots(self, node: ViewNode) -> FloatSlots:
         """The node's slots that hold FP16 where it runs in FP16."""
@@ -96,6 +117,14 @@ class Facts:
             self._measure([value for value in self.tensors.values() if value.float])
         return self._all
 
+    def table(self) -> Table:
+        """All float operands of the scope."""
+        if self._table is None:
+            views = self.views()
+            assert self._measured is not None
+            self._table = Table(views, *self._measured)
+        return self._table
+
     def _connect(self) -> None:
         """Who makes and who reads each tensor, and which are constant."""
         for index, view in enumerate(self._all):
@@ -120,27 +149,30 @@ class Facts:
             value.nodes = frozenset(nodes)
         entries = [value.range for value in values]
         least, most, mean, smallest = (
-            np.array([getattr(entry, name) for entry in entries])
+            np.array([getattr(entry, name) for entry in entries], float)
             for name in ("minimum", "maximum", "mean_abs", "smallest")
         )
         absmax = np.where(least > most, 0.0, np.maximum(np.abs(least), np.abs(most)))
         margins = np.array([1.0 if value.constant else self.margin for value in values])
         with np.errstate(over="ignore"):
             mantissa, exponent = np.frexp(absmax * margins / self.half.max)
-        lowest = np.where(absmax > 0, exponent - (mantissa == 0.5), _NONE).tolist()
+        lowest = np.where(absmax > 0, exponent - (mantissa == 0.5), UNKNOWN)
         known = (mean > 0) & np.isfinite(mean)
-        normal = np.where(known, np.frexp(mean)[1] - 1 - self.half.least, _NONE).tolist()
+        normal = np.where(known, np.frexp(mean)[1] - 1 - self.half.least, UNKNOWN)
         sized = (absmax > 0) & np.isfinite(smallest)
         mantissa, exponent = np.frexp(absmax)
-        floor = np.where(sized, np.frexp(smallest)[1] - 1.0, math.inf).tolist()
-        ceil = np.where(sized, exponent - (mantissa == 0.5), -math.inf).tolist()
-        for value, fits, keeps, *size in zip(values, lowest, normal, floor, ceil, strict=True):
-            value.lowest = None if fits == _NONE else fits
-            value.typical = None if keeps == _NONE else keeps
-            value.size = (size[0], size[1])
-        kept = [(value, self._kept_by_sums(value)) for value in values]
-        for value, typical in kept:
-            value.typical = typical
+        floor = np.where(sized, np.frexp(smallest)[1] - 1.0, math.inf)
+        ceil = np.where(sized, exponent - (mantissa == 0.5), -math.inf)
+        sizes = zip(floor.tolist(), ceil.tolist(), strict=True)
+        for value, fits, keeps, size in zip(values, lowest.tolist(), normal.tolist(), sizes, strict=True):
+            value.lowest = None if fits == UNKNOWN else fits
+            value.typical = None if keeps == UNKNOWN else keeps
+            value.size = size
+        kept = [self._kept_by_sums(value) for value in values]
+        for value, keeps in zip(values, kept, strict=True):
+            value.typical = keeps
+        typical = np.array([UNKNOWN if keeps is None else keeps for keeps in kept], np.int64)
+        self._measured = values, Sizes(lowest, typical, floor, ceil)
 
     def _kept_by_sums(self, value: TensorView) -> int | None:
         """Its typical exponent, or a larger one at which sums, if they alone read it, lose no more themselves."""
@@ -182,6 +214,14 @@ class Facts:
             found = self._constant[id(tensor)] = self.scope.is_constant(tensor)
         return found
 
+    def is_nonzero(self, tensor: gs.Tensor) -> bool:
+        """Whether its values are known, and none is zero."""
+        found = self._nonzero.get(id(tensor))
+        if found is None:
+            values = self.scope.constant(tensor) if self.is_constant(tensor) else None
+            found = self._nonzero[id(tensor)] = values is not None and bool(values.all())
+        return found
+
     def range(self, tensor: gs.Tensor) -> TensorRange:
         """Range of a tensor: exact for constants, calibrated otherwise; count 0 if nothing is known.
 
@@ -191,7 +231,7 @@ class Facts:
         entry = self._ranges.get(id(tensor))
         if entry is None:
             constant = self.is_constant(tensor)
-            entry = self._constant_range(tensor) if constant else self._measured(tensor)
+            entry = self._constant_range(tensor) if constant else self._calibrated(tensor)
             self._ranges[id(tensor)] = entry
         return entry
 
@@ -216,16 +256,20 @@ class Facts:
         """How often the tensor is made per sample, at least 1: a Cast or Mul of it runs as often."""
         return 1.0
 
-    def _measured(self, tensor: gs.Tensor) -> TensorRange:
-        return self._measured_in(self.scope.owner(tensor.name) or self.scope, tensor)
+    def _calibrated(self, tensor: gs.Tensor) -> TensorRange:
+        return self._calibrated_in(self.scope.owner(tensor.name) or self.scope, tensor)
 
-    def _measured_in(self, owner: ScopeView, tensor: gs.Tensor) -> TensorRange:
+    def _calibrated_in(self, owner: ScopeView, tensor: gs.Tensor) -> TensorRange:
         measured = self.ranges.get(tensor_key(owner.path, tensor.name))
         if measured is not None:
             return measured
         shape = owner.shape(tensor.name) or ()
         sizes = tuple(dim if isinstance(dim, int) else 1 for dim in shape)
         return TensorRange(0.0, 0.0, shape=sizes)
+
+    def outgrows(self, inner: InnerBound) -> bool:
+        """Whether FP16 does not hold a value inside a kernel."""
+        return inner.magnitude * self.margin > self.half.max
 
     def lowest_for(self, magnitude: float) -> int:
         """Smallest exponent at which a magnitude other than 0 fits into FP16."""

@@ -107,8 +107,8 @@ class JointFacts(Facts):
     def repeats(self, tensor: gs.Tensor) -> float:
         return max(1.0, self.per_sample.get(self.joint.owners[id(tensor)].path, 1.0))
 
-    def _measured(self, tensor: gs.Tensor) -> TensorRange:
-        return self._measured_in(self.joint.owners[id(tensor)], tensor)
+    def _calibrated(self, tensor: gs.Tensor) -> TensorRange:
+        return self._calibrated_in(self.joint.owners[id(tensor)], tensor)
 
 
 def join(

@@ -31,6 +31,7 @@ _SAME = frozenset(
 _SHAPE = frozenset("Identity Reshape Squeeze Unsqueeze Flatten Expand Tile Cast Dropout".split())
 _GUARDED = frozenset({"Add", "Sum", "Max", "Clip"})
 """Ops by which a positive constant keeps a value away from zero."""
+_MAY_RAISE = _GUARDED | _SHAPE | {"Sqrt"}
 _GUARD_BELOW = 2.0**-8
 """A constant that is larger is a summand in its own right."""
 _GUARD_STEPS = 4
@@ -53,6 +54,8 @@ class Need:
     guards: dict[tuple[int, int], int] = field(default_factory=dict)
     readers: set[tuple[int, int]] = field(default_factory=set)
     """Slots (node, slot) through which small values matter: other readers of the same tensor may lose them."""
+    limited: dict[int, tuple[int | None, int | None]] = field(default_factory=dict)
+    """``limits`` of all tensors that have any."""
 
     def matters(self, key: int) -> bool:
         """Whether small values of the tensor with this identity matter, or must not vanish."""
@@ -76,11 +79,20 @@ class Need:
 
     def limits(self, key: int) -> tuple[int | None, int | None]:
         """``highest`` and ``highest_guard`` of the tensor with this identity."""
-        value, guard = self.smallest.get(key), self.guarded.get(key)
+        return self.limited.get(key, (None, None))
+
+    def _limits(self, value: float | None, guard: float | None) -> tuple[int | None, int | None]:
         return (
             None if value is None else fp16.floor_log2(value) - self.half.least,
             None if guard is None else self.highest_held(guard),
         )
+
+    def settle(self) -> None:
+        """Nothing changes from now on."""
+        smallest, guarded = self.smallest, self.guarded
+        self.limited = {
+            key: self._limits(smallest.get(key), guarded.get(key)) for key in smallest.keys() | guarded.keys()
+        }
 
 
 def needs(facts: Facts) -> Need:
@@ -99,6 +111,7 @@ def needs(facts: Facts) -> Need:
         if found:
             _propagate(view, min(found), need)
     _follow_guards(need, views)
+    need.settle()
     return need
 
 
@@ -129,8 +142,8 @@ def _find_raised(need: Need, facts: Facts) -> None:
     grid. What counts is that they are not zero, and how small the data themselves get.
     """
     for view in facts.views():
-        result, op = view.value(out()), view.op
-        if result is None:
+        op = view.op
+        if op not in _MAY_RAISE or (result := view.value(out())) is None:
             continue
         if op in _GUARDED and not view.node.domain:
             filled = [(slot, value) for slot, value in enumerate(view.inputs) if value is not None]
@@ -143,7 +156,7 @@ def _find_raised(need: Need, facts: Facts) -> None:
             need.floors[result.key] = max(
                 facts.range(result.tensor).smallest, facts.range(data[0].tensor).smallest
             )
-        elif op in _SHAPE or op == "Sqrt":
+        elif op not in _GUARDED and need.floors:
             data_in = view.value(inp(0))
             floor = 0.0 if data_in is None else need.floors.get(data_in.key, 0.0)
             if floor:

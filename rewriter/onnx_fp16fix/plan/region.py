@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from onnx_fp16fix.plan.edges import Edge, TensorView
+import numpy as np
+
+from onnx_fp16fix.plan.edges import TensorView
 from onnx_fp16fix.plan.facts import NodeView
 from onnx_fp16fix.plan.need import Need
+from onnx_fp16fix.plan.table import Bools, Table, tied_operands
 
 __all__ = ["add_tied", "is_hub", "is_small", "neighbours", "prone_to_fp32", "region"]
 
@@ -33,18 +36,56 @@ def is_hub(value: TensorView) -> bool:
     return len(value.nodes) > _MANY
 
 
-def region(views: Sequence[NodeView], seeds: Collection[int]) -> frozenset[int]:
-    """Indices of the nodes to optimise, given the nodes at risk. Linear in the edges it visits."""
+def region(table: Table, seeds: Collection[int]) -> frozenset[int]:
+    """Indices of the nodes to optimise, given the nodes at risk."""
+    nodes = len(table.starts) - 1
     if not seeds:
         return frozenset()
-    if is_small(len(views)):
-        return frozenset(range(len(views)))
-    chosen, new = set[int](), set(seeds)
+    if is_small(nodes):
+        return frozenset(range(nodes))
+    ties = _Ties(table)
+    chosen = np.zeros(nodes, bool)
+    chosen[list(seeds)] = True
     for _ in range(_RIM):
-        reached = add_tied(views, new, chosen)
-        new = set[int]().union(*(neighbours(views[index]) for index in reached)) - chosen
-    add_tied(views, new, chosen)
-    return frozenset(chosen)
+        chosen = ties.beside(ties.closed(chosen))
+    return frozenset(np.flatnonzero(ties.closed(chosen)).tolist())
+
+
+class _Ties:
+    """Nodes and computed tensors as one graph: from a node to tensors tied there, from a tensor to all its nodes."""
+
+    def __init__(self, table: Table) -> None:
+        self.nodes = len(table.starts) - 1
+        computed = ~table.constant
+        self.node, self.value = table.node[computed], table.value[computed]
+        tied = table.tied[computed]
+        size = self.nodes + len(table.values)
+        start = np.concatenate([self.node[tied], self.value + self.nodes])
+        order = np.argsort(start, kind="stable")
+        self._end = np.concatenate([self.value[tied] + self.nodes, self.node])[order]
+        self._begins = np.concatenate([[0], np.cumsum(np.bincount(start, minlength=size))])
+
+    def closed(self, chosen: Bools) -> Bools:
+        """The chosen nodes, and all that no constant operand keeps from their exponents."""
+        from scipy.sparse import csr_array
+        from scipy.sparse.csgraph import breadth_first_order
+
+        first, size = np.flatnonzero(chosen), len(self._begins)
+        ends = np.concatenate([self._end, first])  # one more place leads to all that are chosen
+        begins = np.append(self._begins, len(ends))
+        graph = csr_array((np.ones(len(ends)), ends, begins), shape=(size, size))
+        reached = breadth_first_order(graph, size - 1, return_predecessors=False)
+        found: Bools = chosen.copy()
+        found[reached[reached < self.nodes]] = True
+        return found
+
+    def beside(self, chosen: Bools) -> Bools:
+        """The chosen nodes, and those that make or read the same tensors."""
+        touched = np.zeros(len(self._begins) - 1 - self.nodes, bool)
+        touched[self.value[chosen[self.node]]] = True
+        found: Bools = chosen.copy()
+        found[self.node[touched[self.value]]] = True
+        return found
 
 
 def add_tied(views: Sequence[NodeView], new: Collection[int], chosen: set[int]) -> set[int]:
@@ -53,29 +94,13 @@ def add_tied(views: Sequence[NodeView], new: Collection[int], chosen: set[int]) 
     added, stack = set(new), list(new)
     chosen |= added
     while stack:
-        for edge in _tied_operands(views[stack.pop()]):
-            fresh = edge.value.nodes - chosen
+        for value in tied_operands(views[stack.pop()]).values():
+            fresh = value.nodes - chosen
             if fresh:
                 chosen |= fresh
                 added |= fresh
                 stack += fresh
     return added
-
-
-def _tied_operands(view: NodeView) -> list[Edge]:
-    """Operands whose exponents depend on each other: those in equations without a constant operand."""
-    tied, edges = list[Edge](), view.edges
-    for equation in view.relation.equations:
-        variable = []
-        for operand, _ in equation:
-            edge = edges.get(operand)
-            if edge is None or edge.value.constant:
-                break
-            variable.append(edge)
-        else:
-            if len(variable) > 1:
-                tied += variable
-    return tied
 
 
 def neighbours(view: NodeView) -> set[int]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
+import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnx_fp16fix import fp16
@@ -85,7 +86,7 @@ class _Finder:
 
     def find(self) -> Rooms:
         views = self.facts.views()
-        tight = [view for view in views if view.operands and self._may_be_tight(view)]
+        tight = self._tight()
         if not tight or not self._limits(tight):
             return Rooms()
         # what a loop hands back to its body is known after one pass
@@ -101,22 +102,22 @@ class _Finder:
             self._insides(view)
         return self.rooms
 
-    def _may_be_tight(self, view: NodeView) -> bool:
-        """Whether a product, a square or an epsilon could come near an end of FP32, as far as sizes alone tell."""
-        least, most, bound = 0.0, 0.0, self.bound
-        for edge in view.edges.values():
-            smallest, largest = edge.value.size
-            if smallest < least:
-                least = smallest
-            if largest > most:
-                most = largest
-        degree = 4 if view.op == "Pow" else 2
-        smallest = degree * least if degree * least < least - most else least - most
-        if view.op in _SQUARES:
-            bound *= 2
-        if smallest - _UNSEEN - _LEAST < bound or degree * (most + self.spare) + _SUMMANDS - _MOST > -bound:
-            return True
-        return bound > _ANY_ATTRIBUTE and bool(view.relation.attributes)
+    def _tight(self) -> list[NodeView]:
+        """Nodes where a product, a square or an epsilon could come near an end of FP32, as far as sizes alone tell."""
+        views, table = self.facts.views(), self.facts.table()
+        sizes, filled = table.sizes, np.diff(table.starts) > 0
+        starts, nodes = table.starts[:-1][filled], np.flatnonzero(filled)
+        if not len(nodes):
+            return []
+        least = np.minimum(np.minimum.reduceat(sizes.floor[table.value], starts), 0.0)
+        most = np.maximum(np.maximum.reduceat(sizes.ceil[table.value], starts), 0.0)
+        some = [views[index] for index in nodes.tolist()]
+        degree = np.array([4.0 if view.op == "Pow" else 2.0 for view in some])
+        bound = np.array([self.bound * 2 if view.op in _SQUARES else self.bound for view in some])
+        tight = np.minimum(degree * least, least - most) - _UNSEEN - _LEAST < bound
+        tight |= degree * (most + self.spare) + _SUMMANDS - _MOST > -bound
+        tight |= (bound > _ANY_ATTRIBUTE) & np.array([bool(view.relation.attributes) for view in some])
+        return [some[place] for place in np.flatnonzero(tight).tolist()]
 
     def _size(self, tensor: gs.Tensor) -> tuple[float, float]:
         """``TensorView.size``; of what is no float tensor as if it had no elements."""

@@ -7,11 +7,12 @@ another infinity, a zero, or a division.
 
 from __future__ import annotations
 
-from collections.abc import Set
+from collections.abc import Sequence, Set
 
-import onnx_graphsurgeon as gs
+import numpy as np
 
 from onnx_fp16fix.graph import ViewNode
+from onnx_fp16fix.plan.edges import TensorView
 from onnx_fp16fix.plan.facts import SUMS, Facts
 
 __all__ = ["overflow_tolerant", "passes_overflow"]
@@ -20,34 +21,49 @@ _MOVES = frozenset(
     "Identity Reshape Transpose Squeeze Unsqueeze Flatten Expand Slice Gather Neg Tile Trilu Pad".split()
 )
 _CHOICES = frozenset({"Concat", "Max", "Min"})
+_PASSING = _MOVES | SUMS | _CHOICES | {"Mul", "Div", "Where"}
 
 
 def overflow_tolerant(facts: Facts) -> frozenset[int]:
     """Identities of the tolerant tensors."""
-    optimistic = _reverse_pass(facts, frozenset())
+    candidates = _candidates(facts)
+    optimistic = _reverse_pass(facts, candidates, frozenset())
     # of two operands of a sum only one may be infinite: inf - inf is nothing
     meeting = {
-        node.index
-        for node in facts.scope.nodes
-        if node.op in SUMS and sum(id(tensor) in optimistic for tensor in node.inputs) > 1
+        view.node.index
+        for view in facts.views()
+        if view.op in SUMS and sum(value.key in optimistic for value in view.floats[:-1]) > 1
     }
-    return _reverse_pass(facts, frozenset(meeting)) if meeting else optimistic
+    return _reverse_pass(facts, candidates, meeting) if meeting else optimistic
 
 
-def _reverse_pass(facts: Facts, blocked: frozenset[int]) -> frozenset[int]:
+def _candidates(facts: Facts) -> list[TensorView]:
+    """Tensors of which no reader rules it out by itself, those made last first."""
+    table, views = facts.table(), facts.views()
+    if not table.saturating.any():
+        return []
+    passing = np.array([view.op in _PASSING and not view.node.domain for view in views])
+    ruled_out, read = np.zeros(len(table.values), bool), np.zeros(len(table.values), bool)
+    read[table.value[table.reads]] = True
+    ruled_out[table.value[table.reads & ~table.saturating & ~passing[table.node]]] = True
+    found = [table.values[number] for number in np.flatnonzero(read & ~ruled_out).tolist()]
+    made = [value for value in found if value.maker is not None]
+    return sorted(made, key=lambda value: -(value.maker or 0))
+
+
+def _reverse_pass(facts: Facts, candidates: Sequence[TensorView], blocked: Set[int]) -> frozenset[int]:
     scope, views = facts.scope, facts.views()
     tolerant: set[int] = set()
-    for view in reversed(views):
-        for value in view.outputs:
-            if value is None or not value.readers or scope.outside_uses(value.tensor):
+    for value in candidates:
+        if scope.outside_uses(value.tensor):
+            continue
+        for index, slot in value.readers:
+            if slot in views[index].relation.saturating:
                 continue
-            for index, slot in value.readers:
-                if slot in views[index].relation.saturating:
-                    continue
-                if index in blocked or not passes_overflow(facts, views[index].node, slot, tolerant):
-                    break
-            else:
-                tolerant.add(value.key)
+            if index in blocked or not passes_overflow(facts, views[index].node, slot, tolerant):
+                break
+        else:
+            tolerant.add(value.key)
     return frozenset(tolerant)
 
 
@@ -60,14 +76,7 @@ def passes_overflow(facts: Facts, node: ViewNode, slot: int, tolerant: Set[int])
     if node.op in _MOVES:
         return slot == 0
     if node.op == "Mul" or (node.op == "Div" and slot == 0):
-        return all(_is_nonzero_constant(facts, other) for other in others)
+        return all(map(facts.is_nonzero, others))
     if node.op == "Where":
         return slot > 0
-    return node.op in SUMS | _CHOICES
-
-
-def _is_nonzero_constant(facts: Facts, tensor: gs.Tensor) -> bool:
-    if not facts.is_constant(tensor):
-        return False
-    values = facts.scope.constant(tensor)
-    return values is not None and bool(values.all())
+    return node.op in SUMS or node.op in _CHOICES

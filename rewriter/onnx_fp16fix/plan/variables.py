@@ -3,12 +3,15 @@ per node that may need FP32."""
 
 from __future__ import annotations
 
+import numpy as np
+
 from onnx_fp16fix.operators import flops, inp, out, shape
 from onnx_fp16fix.plan.edges import Edge, TensorView
 from onnx_fp16fix.plan.facts import BORDER, NodeView
 from onnx_fp16fix.plan.prices import Prices
 from onnx_fp16fix.plan.problem import LIMIT, Problem
 from onnx_fp16fix.plan.room import Interval
+from onnx_fp16fix.plan.table import UNKNOWN
 
 __all__ = [
     "constant_range",
@@ -30,16 +33,16 @@ _MOVERS = frozenset(
 
 def largest_exponent(problem: Problem) -> int:
     """No exponent of the region need be larger: twice the largest demand (a square doubles it), and some room."""
-    need, most = problem.need, 4
-    for value in {
-        e.value.key: e.value for i in problem.nodes for e in problem.views[i].edges.values()
-    }.values():
-        if value.lowest is not None and value.lowest > most:
-            most = value.lowest
-        if value.typical is not None and -value.typical > most:
-            most = -value.typical
-        if need.matters(value.key):
-            most = max(most, -(need.highest(value.tensor) or 0), -(need.highest_guard(value.tensor) or 0))
+    table, need = problem.facts.table(), problem.need
+    touched = np.zeros(len(table.values), bool)
+    touched[table.value[table.at(problem.nodes)]] = True
+    most = 4
+    for exponents, sign in ((table.sizes.lowest, 1), (table.sizes.typical, -1)):
+        found = exponents[touched & (exponents != UNKNOWN)]
+        most = max(most, int((sign * found).max(initial=most)))
+    for key, limits in need.limited.items():
+        if (number := table.number.get(key)) is not None and touched[number]:
+            most = max(most, *(-limit for limit in limits if limit is not None))
     guards = [-guard for (index, _), guard in need.guards.items() if index in problem.nodes]
     return min(LIMIT, 2 * max([most, *guards]) + 4)
 

@@ -1,0 +1,127 @@
+"""All float operands of a scope as arrays: what is asked of every one of them takes a few numpy operations."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from onnx_fp16fix.operators import Operand
+
+if TYPE_CHECKING:
+    from onnx_fp16fix.plan.edges import NodeView, TensorView
+
+__all__ = ["UNKNOWN", "Bools", "Ints", "Sizes", "Table", "spans", "tied_operands"]
+
+Bools = npt.NDArray[np.bool_]
+Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+
+UNKNOWN = 1 << 20
+"""No exponent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """What ``TensorView`` says of float tensors, by number; ``lowest`` and ``typical`` are ``UNKNOWN`` instead of
+    None."""
+
+    lowest: Ints
+    typical: Ints
+    floor: Floats
+    ceil: Floats
+
+
+class Table:
+    """Float operands in the order of nodes and of their ``operands``. ``starts``: where those of each node begin, and
+    the end of the last.
+
+    By operand: ``node``; ``slot``; ``value``: number of its tensor; ``reads``, ``half``, ``either``, ``movable`` as
+    ``Edge`` has them; ``constant``: whether its tensor is; ``saturating``: whether it may overflow without harm;
+    ``tied``: whether its exponent depends on others that no constant absorbs. By tensor, in the order of ``values``:
+    ``sizes``. ``inner``: nodes with values inside the kernel that must fit.
+    """
+
+    def __init__(self, views: Sequence[NodeView], values: Sequence[TensorView], sizes: Sizes) -> None:
+        self.values, self.sizes = values, sizes
+        self.number = {value.key: number for number, value in enumerate(values)}
+        rows = _Rows()
+        rows.collect(views)
+        self.inner = rows.inner
+        flags = np.array(rows.flags, bool).reshape(-1, 6)
+        count, at = spans(np.array(rows.begins, np.int64), np.array(rows.of, np.int64))
+        self.starts = np.concatenate([[0], np.cumsum(count)])
+        self.node = np.repeat(np.arange(len(views)), count)
+        self.slot = np.array(rows.slots, np.int64)[at]
+        self.reads, self.half, self.either, self.movable, self.saturating, self.tied = flags[at].T
+        number = self.number
+        self.value: Ints = np.array([number[value.key] for view in views for value in view.floats], np.int64)
+        self.constant = np.array([value.constant for value in values], bool)[self.value]
+
+    def among(self, keys: Iterable[int]) -> Bools:
+        """Whether each tensor is one of those with these identities."""
+        found = np.zeros(len(self.values), bool)
+        found[[self.number[key] for key in keys if key in self.number]] = True
+        return found
+
+    def at(self, nodes: Iterable[int]) -> Bools:
+        """Whether each operand is one of these nodes."""
+        found = np.zeros(len(self.starts) - 1, bool)
+        found[list(nodes)] = True
+        return found[self.node]
+
+
+class _Rows:
+    """Flags of operands, once for all nodes that agree in them."""
+
+    def __init__(self) -> None:
+        self.of: list[int] = []
+        """By node: which of the groups of rows is its own."""
+        self.begins, self.slots = [0], list[int]()
+        self.flags: list[tuple[bool, ...]] = []
+        self.inner: list[int] = []
+        self._known: dict[Hashable, int] = {}
+
+    def collect(self, views: Sequence[NodeView]) -> None:
+        known, of = self._known, self.of
+        for index, view in enumerate(views):
+            relation = view.relation
+            if relation.inner:
+                self.inner.append(index)
+            constant = tuple([value.constant for value in view.floats])
+            key = view.kind, relation.equations, relation.free, relation.saturating, constant
+            if (found := known.get(key)) is None:
+                found = known[key] = len(known)
+                self._add(view)
+            of.append(found)
+
+    def _add(self, view: NodeView) -> None:
+        relation, tied = view.relation, tied_operands(view)
+        for operand, reads, half, either in view.kind.parts:
+            slot = operand[1]
+            self.slots.append(slot)
+            saturating = reads and slot in relation.saturating
+            self.flags.append((reads, half, either, operand in relation.movable, saturating, operand in tied))
+        self.begins.append(len(self.slots))
+
+
+def tied_operands(view: NodeView) -> dict[Operand, TensorView]:
+    """Operands whose exponents depend on each other: those in equations without a constant operand."""
+    tied: dict[Operand, TensorView] = {}
+    values = dict(zip(view.operands, view.floats, strict=True))
+    for equation in view.relation.equations:
+        found = [(operand, values.get(operand)) for operand, _ in equation]
+        if len(found) > 1 and all(value is not None and not value.constant for _, value in found):
+            tied |= {operand: value for operand, value in found if value is not None}
+    return tied
+
+
+def spans(begins: Ints, of: Ints) -> tuple[Ints, Ints]:
+    """Of spans of a list, which begin (and the last ends) at ``begins``, one after the other in the order ``of``: their
+    lengths, and the places of all that is in them."""
+    count = np.diff(begins)[of]
+    ends = np.cumsum(count)
+    return count, np.arange(int(count.sum())) + np.repeat(begins[of] - ends + count, count)
