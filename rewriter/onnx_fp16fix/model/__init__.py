@@ -1,5 +1,6 @@
 """The model layer: ``ModelProto`` is the truth, and this package is the only one that writes into it."""
 
+from onnx_fp16fix.model.carry import carried_types
 from onnx_fp16fix.model.contrib import CONTRIB_DOMAIN, contrib_slots, is_contrib
 from onnx_fp16fix.model.infer import TypeTable, infer_types
 from onnx_fp16fix.model.inline import with_weights
@@ -20,6 +21,7 @@ __all__ = [
     "Spool",
     "TypeTable",
     "apply_patches",
+    "carried_types",
     "contrib_slots",
     "infer_types",
     "is_contrib",

@@ -12,7 +12,7 @@ from onnx import TensorProto
 from onnx_fp16fix.model.contrib import contrib_slots
 from onnx_fp16fix.model.model import GraphLike, Model, ScopePath
 
-__all__ = ["Dim", "TensorType", "TypeTable", "agreed_types", "infer_types", "light_copy"]
+__all__ = ["Dim", "TensorType", "TypeTable", "agreed_types", "declared_types", "infer_types", "light_copy"]
 
 Dim = int | str | None
 """A size, a symbolic name, or unknown."""
@@ -129,7 +129,7 @@ def _inferred(light: onnx.ModelProto, *, strict: bool = False) -> onnx.ModelProt
 def _table(inferred: onnx.ModelProto, model: Model) -> TypeTable:
     scopes: dict[ScopePath, dict[str, TensorType]] = {}
     for scope in Model(inferred).scopes():
-        scopes[scope.path] = _declared(scope.graph)
+        scopes[scope.path] = declared_types(scope.graph)
         outer = scopes[scope.parent.path] if scope.parent is not None else {}
         _bind_types(scope.graph, scopes[scope.path], outer, model)
     return TypeTable(scopes)
@@ -188,7 +188,8 @@ def _bind_contrib(
             types[name] = TensorType(elem_type, types.get(name, _UNKNOWN).shape)
 
 
-def _declared(graph: onnx.GraphProto | onnx.FunctionProto) -> dict[str, TensorType]:
+def declared_types(graph: GraphLike) -> dict[str, TensorType]:
+    """Types by name as they are written down in a graph; initializers included."""
     types: dict[str, TensorType] = {}
     seen: dict[bytes | tuple[int, ...], TensorType] = {}  # most tensors have one of a few types
 

@@ -28,7 +28,7 @@ from onnx_fp16fix.language import (
     may_rewrite,
     shipped_rules,
 )
-from onnx_fp16fix.model import Model, Patch, ScopePath, apply_patches
+from onnx_fp16fix.model import Model, Patch, ScopePath, apply_patches, carried_types
 from onnx_fp16fix.pipeline.causes import Span
 from onnx_fp16fix.plan import Place
 
@@ -130,7 +130,12 @@ class RuleStage:
             entry.matched += stats.matched
             entry.skipped = stats.skipped
             entry.seconds += stats.seconds
-        return apply_patches(view.model, self._last.patches) if self._last.patches else None
+        if not self.patches:
+            return None
+        model = apply_patches(view.model, self.patches)
+        only = self.patches[0] if len(self.patches) == 1 else None
+        types = None if only is None else carried_types(view.types, only, view.model)
+        return replace(model, types=types)
 
     @property
     def patches(self) -> tuple[Patch, ...]:
