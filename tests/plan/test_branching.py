@@ -10,7 +10,7 @@ from onnx_fp16fix.plan.arrays import Arrays
 from onnx_fp16fix.plan.program import Program
 
 
-def _like_a_layer(seed: int, scale: float = 1.0) -> Arrays:
+def _like_a_layer(seed: int, scale: float = 1.0, *, twice: bool = False) -> Arrays:
     """A chain of exponents with a shift at each, one of two choices where range asks for it, bits to lose."""
     random, made = np.random.default_rng(seed), Program()
     choices = [made.variable(0, 1, float(random.integers(50, 90)), integer=True) for _ in range(2)]
@@ -34,11 +34,26 @@ def _like_a_layer(seed: int, scale: float = 1.0) -> Arrays:
         made.row(
             {exponent: 1.0, escape: -9.0} | dict.fromkeys(lost, -1.0), upper=float(random.integers(-3, 5))
         )
+        _tie_others(made, exponent, random, twice=twice)
         before = exponent
     other = made.variable(0, 2, 7.0)
     made.row({other: 1.0, choices[0]: -1.0, choices[1]: 1.0}, lower=0)
     made.row({other: 1.0, choices[0]: 1.0, choices[1]: -1.0}, lower=0)
     return made.arrays()
+
+
+def _tie_others(made: Program, exponent: int, random: np.random.Generator, *, twice: bool) -> None:
+    """One that falls as the exponent rises, one that rises with that, what follows said ``twice``; one with a price."""
+    falls, rises, away = (made.variable(low, 12, integer=True) for low in (-4, -7, -12))
+    one, two = random.integers(-2, 3, 2).tolist()
+    made.row({exponent: 1.0, falls: 1.0}, one, one)
+    made.row({rises: 1.0, falls: -1.0}, two, two)
+    if twice:
+        made.row({exponent: 1.0, rises: 1.0}, one + two, one + two)
+    made.row({away: 1.0, rises: 1.0}, two, two)
+    size = made.variable(0, 12, float(random.integers(1, 5)))
+    made.row({size: 1.0, away: -1.0}, lower=0)
+    made.row({size: 1.0, away: 1.0, exponent: 1.0}, lower=-1)
 
 
 def _price(part: Arrays, values: np.ndarray | None) -> float:
@@ -52,15 +67,14 @@ def _price(part: Arrays, values: np.ndarray | None) -> float:
     return float(part.cost @ values)
 
 
-@pytest.mark.parametrize(
-    "settled", [1, 10**9]
-)  # coefficients of settled variables that are left out on the way
-def test_each_has_the_price_it_has_alone(settled: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("settled", "twice"), [(1, False), (1, True), (10**9, True)])
+def test_each_has_the_price_it_has_alone(settled: int, twice: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where nothing is left out on the way: from so many coefficients on that is done."""
     monkeypatch.setattr(branching, "_SETTLED", settled)
     monkeypatch.setattr(program, "_GAP", 0.0)
     monkeypatch.setattr(branching, "_TOGETHER", 15)
     monkeypatch.setattr(branching, "_EACH", 500)
-    parts = [_like_a_layer(seed, scale) for scale in (0.1, 1.0) for seed in range(16)]
+    parts = [_like_a_layer(seed, scale, twice=twice) for scale in (0.1, 1.0) for seed in range(16)]
     assert len({part.structure() for part in parts}) == 1
     found = branching.solve_alike(parts)
     assert found is not None

@@ -14,6 +14,7 @@ import numpy as np
 
 from onnx_fp16fix.plan.arrays import EQUAL, Arrays, Floats, Ints
 from onnx_fp16fix.plan.frames import Bools, Frame, Numbers
+from onnx_fp16fix.plan.narrowing import narrowed
 from onnx_fp16fix.plan.whole import Whole
 
 __all__ = ["solve_alike"]
@@ -22,10 +23,10 @@ _ROUNDS = 40
 """Rounds in which bounds follow from each other; usually they are done after a few."""
 _CASES, _EACH, _CALL = 60, 150, 3
 """Cases looked at in all, and besides for each program; a look at few programs counts as one at so many more."""
-_TRIAL = 8
-"""Programs that go first: where all of these take too long, so would the others."""
-_TOGETHER = 256
-"""Programs at a time: their numbers stay in the cache."""
+_TOGETHER = 1024
+"""Programs at a time; where all of these take too long, so would the others."""
+_MOST = 1e100
+"""A price beyond all others."""
 _SETTLED, _SHARE = 2000, 0.25
 """Coefficients of settled variables that are worth leaving out, and their share of all."""
 
@@ -36,8 +37,7 @@ def solve_alike(programs: Sequence[Arrays]) -> Floats | None:
     ``programs`` have one ``structure``.
     """
     found = np.full((len(programs), len(programs[0].cost)), np.nan)
-    starts = [0, *range(_TRIAL, len(programs), _TOGETHER)]
-    for start, end in pairwise([*starts, len(programs)]):
+    for start, end in pairwise([*range(0, len(programs), _TOGETHER), len(programs)]):
         whole = Whole(programs[start:end])
         if not whole.fits:
             return None
@@ -56,8 +56,8 @@ class _Search:
     """The best values of each program of ``frame`` so far, NaN where none is better than ``best``; and which programs
     have cases left open when so many cases were ``left`` to look at."""
 
-    def __init__(self, frame: Frame, best: Floats, left: int) -> None:
-        self.frame, self.best, self.left = frame, best, left
+    def __init__(self, frame: Frame, best: Floats, left: int, share: float = 0.0) -> None:
+        self.frame, self.best, self.left, self.share = frame, best, left, share
         self.found = np.full((frame.count, len(best)), np.nan)
         self.open = np.zeros(len(best), bool)
 
@@ -75,18 +75,17 @@ class _Search:
         """Whether enough is settled that what is left was looked at by itself."""
         frame = self.frame
         settled = np.all(ends[: frame.count] == -ends[frame.count :], axis=1)[frame.column]
-        if settled.sum() * len(numbers.of) < _SETTLED or settled.mean() < _SHARE:
+        if settled.size * len(numbers.of) < _SETTLED or settled.mean() < self.share:
             return False
-        rest = frame.narrowed(numbers, ends)
+        rest = narrowed(frame, numbers, ends)
         if rest is None:
             return False
         price = least - rest.frame.least_price(rest.numbers, rest.ends)
         best = self.best[numbers.of] - price
-        inner = _Search(rest.frame, best.copy(), self.left)
+        inner = _Search(rest.frame, best.copy(), self.left, _SHARE)
         inner._branch(rest.numbers, rest.ends)
         better = inner.best < best
-        rest.values[rest.columns] = inner.found
-        self.found[:, numbers.of[better]] = rest.values[:, better]
+        self.found[:, numbers.of[better]] = rest.filled(inner.found)[:, better]
         self.best[numbers.of[better]] = (inner.best + price)[better]
         self.open[numbers.of] |= inner.open
         self.left = inner.left
@@ -144,7 +143,7 @@ class _Search:
     def _better(self, numbers: Numbers, price: Floats) -> Bools:
         """Where this is less than the best so far."""
         best = self.best[numbers.of]
-        return np.asarray(price < best - EQUAL * np.fmax(1, np.nan_to_num(best, posinf=0)))
+        return np.asarray(price < best - EQUAL * np.minimum(np.maximum(1, best), _MOST))
 
     def _keep(self, numbers: Numbers, values: Floats, price: Floats) -> None:
         held = self.frame.holds(numbers, values)
@@ -158,7 +157,9 @@ class _Search:
         frame = self.frame
         least = frame.least_price(numbers, ends)
         alive = self._better(numbers, least)
-        frame.afford(numbers, ends, self.best[numbers.of] - least)
+        spare = self.best[numbers.of] - least
+        if spare.min() < _MOST:
+            frame.afford(numbers, ends, spare)
         for _ in range(_ROUNDS):
             if not alive.all():
                 numbers, ends = numbers.take(alive), ends[:, alive]

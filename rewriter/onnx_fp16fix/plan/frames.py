@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from onnx_fp16fix.plan.arrays import EQUAL, Floats, Ints
 
-__all__ = ["Bools", "Frame", "Narrowed", "Numbers"]
+__all__ = ["Bools", "Frame", "Numbers"]
 
 Bools = npt.NDArray[np.bool_]
 
@@ -74,17 +74,6 @@ class _Layers:
             np.subtract(total[:size], part, out=part)
 
 
-@dataclass(frozen=True)
-class Narrowed:
-    """What some values of a frame's variables leave open: of ``columns``; ``values`` has all others."""
-
-    frame: Frame
-    numbers: Numbers
-    ends: Floats
-    columns: Ints
-    values: Floats
-
-
 class Frame:
     """What programs of one structure share: their rows as sums of at most so much.
 
@@ -103,8 +92,8 @@ class Frame:
         self.count = len(integer)
         self.rows = _Layers(row)
         self.column, positive = column[self.rows.order], positive[self.rows.order]
-        self.paid = np.flatnonzero(paid)
-        self._positive = positive
+        self.paid, self._paid = paid, np.flatnonzero(paid)
+        self.sign = np.where(positive, 1.0, -1.0)[:, None]
         self._takes = np.where(positive, self.column, self.column + self.count)
         self._gives = np.where(positive, self.column + self.count, self.column)
         self._given = _Layers(self._gives)
@@ -112,7 +101,7 @@ class Frame:
 
     def least_price(self, numbers: Numbers, ends: Floats) -> Floats:
         """What each program costs at least."""
-        total: Floats = (numbers.price[self.paid] * ends[self.paid]).sum(axis=0)
+        total: Floats = (numbers.price[self._paid] * ends[self._paid]).sum(axis=0)
         left = ends[self.heads]
         for length, price in zip(numbers.lengths, numbers.prices, strict=True):
             units = np.minimum(left, length)
@@ -122,7 +111,7 @@ class Frame:
 
     def afford(self, numbers: Numbers, ends: Floats, spare: Floats) -> None:
         """Raise ends to what ``spare`` more than the least price allows."""
-        paid, heads, count = self.paid, self.heads, self.count
+        paid, heads, count = self._paid, self.heads, self.count
         with np.errstate(divide="ignore", invalid="ignore"):
             most = ends[paid] + spare / numbers.price[paid]
         most = np.where(self.integer[paid, None], np.floor(most + EQUAL), most)
@@ -152,42 +141,9 @@ class Frame:
 
     def holds(self, numbers: Numbers, values: Floats) -> Bools:
         """Whether these values keep all rows."""
-        sums = self.rows.reduce(np.add, self._taken(numbers, values))
+        sums = self.rows.reduce(np.add, self.sign * numbers.size * values[self.column])
         return np.asarray((sums <= numbers.bound + EQUAL).all(axis=0))
 
-    def narrowed(self, numbers: Numbers, ends: Floats) -> Narrowed | None:
-        """Without variables that are settled and rows that the bounds imply, in all programs. None where the bounds
-        contradict a row."""
-        low, high = ends[: self.count], -ends[self.count :]
-        settled = np.all(low == high, axis=1)
-        most = self.rows.reduce(np.add, -numbers.size * ends.take(self._gives, axis=0))
-        asks = np.any(most > numbers.bound + EQUAL, axis=1)
-        gone = settled[self.column]
-        kept = np.flatnonzero(~gone & asks[self.rows.of])
-        columns, column = np.unique(self.column[kept], return_inverse=True)
-        row = self.rows.of[kept]
-        if len(np.unique(row)) < asks.sum():
-            return None
-        chained = np.isin(self.heads, columns)
-        paid = np.zeros(self.count, bool)
-        paid[self.paid] = True
-        frame = Frame(
-            row, column, self._positive[kept], self.integer[columns], self.binary[columns], paid[columns],
-            self.degree[columns], np.searchsorted(columns, self.heads[chained]),
-        )  # fmt: skip
-        taken = self._taken(numbers, low)
-        taken[~gone] = 0
-        bound = numbers.bound - self.rows.reduce(np.add, taken)
-        own = Numbers(
-            np.arange(len(numbers.of)), numbers.size[kept[frame.rows.order]], bound[frame.rows.labels],
-            numbers.price[columns], numbers.lengths[:, chained], numbers.prices[:, chained],
-        )  # fmt: skip
-        # no row asks about the others any more: integers without a price are as near to 0 as may be
-        near = self.integer[:, None] & (numbers.price == 0)
-        values = np.where(near, np.clip(0, low, high), low)
-        return Narrowed(frame, own, ends[np.concatenate([columns, self.count + columns])], columns, values)
-
-    def _taken(self, numbers: Numbers, values: Floats) -> Floats:
-        taken = numbers.size * values[self.column]
-        np.negative(taken, out=taken, where=~self._positive[:, None])
-        return taken
+    def most(self, numbers: Numbers, ends: Floats) -> Floats:
+        """What each row may come to."""
+        return self.rows.reduce(np.add, -numbers.size * ends.take(self._gives, axis=0))
