@@ -6,7 +6,7 @@ A bound holds for finite inputs, in exact arithmetic; a kernel may pass it by a 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,19 +22,25 @@ __all__ = ["Bound", "complete", "known_bounds"]
 
 
 def known_bounds(
-    proto: onnx.ModelProto, base_dir: Path | None = None, types: TypeTable | None = None
+    proto: onnx.ModelProto,
+    base_dir: Path | None = None,
+    types: TypeTable | None = None,
+    only: Collection[int] | None = None,
 ) -> dict[str, Bound]:
     """Bounds of the main graph's computed tensors, where at least one end is known.
 
-    ``types``: those of this model, where they are inferred already.
+    ``types``: those of this model, where they are inferred already. ``only``: indices of the nodes to look at;
+    nothing is known of what others make.
     """
     inferred = infer_types(Model(proto, base_dir)) if types is None else types
+    nodes = [proto.graph.node[index] for index in sorted(only)] if only is not None else proto.graph.node
+    nodes = [node for node in nodes if node.domain in ("", "ai.onnx")]
+    named = {name for node in nodes for name in (*node.input, *node.output)}
     shapes = {
         name: tuple(dim if isinstance(dim, int) else None for dim in entry.shape)
         for name, entry in inferred.scopes[()].items()
-        if entry.shape is not None
+        if name in named and entry.shape is not None
     }
-    nodes = [node for node in proto.graph.node if node.domain in ("", "ai.onnx")]
     read = {name for node in nodes if node.op_type in RULES for name in node.input}
     constants = constant_ranges(proto, base_dir, only=read)
     known = {name: _of_constant(entry) for name, entry in constants.items()}

@@ -13,7 +13,7 @@ from onnx import numpy_helper
 
 from onnx_fp16fix.calibrate.ranges import TensorRange, tensor_key
 from onnx_fp16fix.calibrate.statistics import measure_array
-from onnx_fp16fix.model.model import GraphLike, Model
+from onnx_fp16fix.model.model import GraphLike, Model, Scope
 from onnx_fp16fix.model.tensors import FLOAT_TYPES, read_tensor
 
 __all__ = ["constant_ranges"]
@@ -33,10 +33,10 @@ def constant_ranges(
     ``only``: those of the main graph with these names. Of a sparse initializer the stored values are measured, not
     the zeros between them.
     """
+    scopes = Model(proto).scopes() if only is None else [Scope((), proto.graph, None)]
     return {
         tensor_key(scope.path, name): measure_array(values, histogram=histogram)
-        for scope in Model(proto).scopes()
-        if only is None or not scope.path
+        for scope in scopes
         for name, values in _constants(scope.graph, base_dir, only)
     }
 

@@ -7,7 +7,14 @@ counts of non-finite elements beside it say why.
 
 from onnx_fp16fix.document.bisect import BisectEntry, BlamedNode
 from onnx_fp16fix.document.check import CheckEntry, WeightEntry, WeightsEntry
-from onnx_fp16fix.document.findings import Edit, Finding, FindingKind, FindingStatus, Severity
+from onnx_fp16fix.document.findings import (
+    Edit,
+    Finding,
+    FindingKind,
+    FindingStatus,
+    Severity,
+    many_findings,
+)
 from onnx_fp16fix.document.rules import MissEntry, RuleEntry
 from onnx_fp16fix.document.run import (
     DataEntry,
@@ -59,4 +66,5 @@ __all__ = [
     "WeightsEntry",
     "WorstTensor",
     "error_entries",
+    "many_findings",
 ]

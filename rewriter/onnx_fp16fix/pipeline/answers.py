@@ -55,7 +55,7 @@ def _final_remedy(view: GraphView, state: State, done: Iterable[Finding]) -> Cal
             place is None
             or same is None
             or same.op != node.op
-            or risk.tensor not in {t.name for t in tensors}
+            or not any(risk.tensor == tensor.name for tensor in tensors)
         ):
             rule = rules.get((place_of(view.scopes[path]), node.label))
             return f"{node.op} is rewritten by {rule or 'a rule'}"

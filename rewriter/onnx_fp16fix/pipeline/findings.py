@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 
 import onnx
 
 from onnx_fp16fix.calibrate import RangeTable
 from onnx_fp16fix.calibrate.ranges import tensor_key
-from onnx_fp16fix.document import Edit, Finding, FindingKind, FindingStatus
+from onnx_fp16fix.document import Finding, FindingKind, FindingStatus, many_findings
 from onnx_fp16fix.emit import Converted
 from onnx_fp16fix.graph import GraphView, ScopeView, in_order
 from onnx_fp16fix.half import FP16, FloatType
 from onnx_fp16fix.model import ScopePath
 from onnx_fp16fix.pipeline.places import place_of
 from onnx_fp16fix.plan import Plan, Risk
+from onnx_fp16fix.plan.plan import Slot
 from onnx_fp16fix.simulate import SimulationReport, matching_bodies
 from onnx_fp16fix.wording import counted
 
@@ -53,44 +54,43 @@ def plan_findings(
 def _scope_findings(
     scope: ScopeView, plan: Plan, status: FindingStatus, half: FloatType, answer: Callable[[Risk], str]
 ) -> list[Finding]:
-    seen: set[tuple[str, str]] = set()
-    findings, where = [], place_of(scope)
+    first: dict[tuple[str, str], Risk] = {}
     for risk in plan.risks:
-        if (risk.kind, risk.tensor) in seen:
-            continue
-        seen.add((risk.kind, risk.tensor))
-        node = scope.nodes[risk.node]
-        findings.append(
-            Finding(
-                name=f"{half.name}-{risk.kind}",
-                kind=risk.kind,
-                severity="error" if risk.kind == "overflow" else "warning",
-                status=status,
-                message=f"{risk.message}: {answer(risk)}",
-                scope=where,
-                node=node.label,
-                tensor=risk.tensor,
-                facts={name: value for name, value in risk.facts.items() if math.isfinite(value)},
-                edit=Edit(),
-            )
-        )
-    return findings
+        first.setdefault((risk.kind, risk.tensor), risk)
+    where = place_of(scope)
+    return many_findings(
+        {
+            "name": f"{half.name}-{risk.kind}",
+            "kind": risk.kind,
+            "severity": "error" if risk.kind == "overflow" else "warning",
+            "status": status,
+            "message": f"{risk.message}: {answer(risk)}",
+            "scope": where,
+            "node": scope.nodes[risk.node].label,
+            "tensor": risk.tensor,
+            "facts": {name: value for name, value in risk.facts.items() if math.isfinite(value)},
+        }
+        for risk in first.values()
+    )
 
 
 def plan_remedy(scope: ScopeView, plans: Mapping[ScopePath, Plan], risk: Risk, half: FloatType) -> str:
     """What the plans, by scope, do about a risk in ``scope``, in words."""
     plan, node = plans.get(scope.path, _NONE), scope.nodes[risk.node]
-    slots = [(risk.node, slot) for slot, tensor in enumerate(node.inputs) if tensor.name == risk.tensor]
-    if any(slot in plan.raised for slot in slots):
+
+    def slots() -> Iterator[Slot]:
+        return ((risk.node, slot) for slot, tensor in enumerate(node.inputs) if tensor.name == risk.tensor)
+
+    if plan.raised and any(slot in plan.raised for slot in slots()):
         return f"raised to {half.label}'s smallest value"
     if (why := plan.fp32.get(risk.node)) is not None:
         return f"{node.op} stays in FP32" + (f" ({why})" if why != risk.message else "")
     exponent = _stored(scope.path, plans, risk.tensor)
     if exponent is None:
-        exponent = next((plan.operands[slot] for slot in slots if slot in plan.operands), 0)
+        exponent = next((plan.operands[slot] for slot in slots() if slot in plan.operands), 0)
     if exponent:
         return f"stored times 2**{-exponent}, exactly"
-    if (shift := next((plan.muls[slot] for slot in slots if slot in plan.muls), 0)) != 0:
+    if (shift := next((plan.muls[slot] for slot in slots() if slot in plan.muls), 0)) != 0:
         return f"multiplied by 2**{-shift} in front of {node.op}, exactly"
     return "may become infinite, for what reads it saturates" if risk.kind == "overflow" else "kept as it is"
 

@@ -9,19 +9,22 @@ is soon several times larger.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping, Set
+from collections.abc import Callable, Collection, Iterable, Mapping, Set
 from dataclasses import dataclass, field, replace
 
 from onnx_fp16fix.calibrate.bounds import Bound, known_bounds
+from onnx_fp16fix.calibrate.intervals import BOOLEAN, RULES
 from onnx_fp16fix.calibrate.ranges import RangeTable, TensorRange, tensor_key
 from onnx_fp16fix.calibrate.spread import expected_growth
-from onnx_fp16fix.graph import GraphView
+from onnx_fp16fix.graph import GraphView, ScopeView
 from onnx_fp16fix.half import FloatType
 from onnx_fp16fix.model import Model
 from onnx_fp16fix.plan import Plan, Prices, Risk
 
 __all__ = ["Analysis", "roomy", "spacious"]
 
+_BOUNDED = RULES.keys() | BOOLEAN | {"Cast"}
+"""Ops whose results may have bounds."""
 _NEAR = 16.0
 """Bounds further out than this are of no use: intervals that know nothing of each other grow at every step."""
 _ROUNDED = 1 + 2.0**-8
@@ -39,30 +42,47 @@ _SMALL = 4000
 
 @dataclass
 class Analysis:
-    """Known bounds of the tensors of a model's main graph, found once."""
+    """Known bounds of tensors of a model's main graph, found once."""
 
     _model: Model | None = None
+    _asked: Set[str] = frozenset()
     _bounds: Mapping[str, Bound] = field(default_factory=dict)
 
-    def bounds(self, view: GraphView) -> Mapping[str, Bound]:
-        """Those of the view's model."""
+    def bounds(self, view: GraphView, names: Set[str]) -> Mapping[str, Bound]:
+        """Those of the view's model; of ``names``, and of others that they follow from."""
         if self._model is not view.model:
-            self._model = view.model
-            self._bounds = known_bounds(view.model.proto, view.model.base_dir, view.types)
+            self._model, self._asked, self._bounds = view.model, frozenset(), {}
+        if not names <= self._asked:
+            self._asked = names | self._asked
+            nodes = _bounded(view.main, self._asked)
+            self._bounds = known_bounds(view.model.proto, view.model.base_dir, view.types, nodes)
         return self._bounds
+
+
+def _bounded(scope: ScopeView, names: Iterable[str]) -> Set[int]:
+    """The nodes that bounds of these tensors follow from: each up to the first of which none is known."""
+    found = set[int]()
+    stack = [scope.tensors[name] for name in names if name in scope.tensors]
+    while stack:
+        node = scope.producer(stack.pop())
+        if node is None or node.domain or node.op not in _BOUNDED or node.index in found:
+            continue
+        found.add(node.index)
+        stack += node.inputs
+    return found
 
 
 def roomy(
     plan: Plan,
     ranges: RangeTable,
-    bounds: Callable[[], Mapping[str, Bound]],
+    bounds: Callable[[Set[str]], Mapping[str, Bound]],
     again: Callable[[RangeTable], Plan],
     margin: float,
     half: FloatType,
 ) -> Plan:
     """``plan``, or one that pays for no more and holds near bounds as well.
 
-    ``again`` plans with another table; ``bounds`` are those of the main graph.
+    ``again`` plans with another table; ``bounds`` gives those of tensors of the main graph.
     """
     tight = {
         name: ends
@@ -71,7 +91,7 @@ def roomy(
     }
     if not tight:
         return plan
-    known = bounds()
+    known = bounds(tight.keys())
     wide: dict[str, TensorRange] = {}
     for name in tight.keys() & known.keys():
         reach = max(abs(known[name].low), abs(known[name].high)) * _ROUNDED

@@ -137,7 +137,7 @@ def _roomy(state: State, fp32: Mapping[Place, str], plan: Plan | None = None) ->
     return roomy(
         plan or _plan(state, fp32, half),
         state.ranges,
-        lambda: state.analysis.bounds(state.view),
+        lambda names: state.analysis.bounds(state.view, names),
         lambda ranges: _plan(replace(state, ranges=ranges), fp32, half),
         state.margin,
         state.half_type,
