@@ -43,10 +43,8 @@ def solve_apart(
     if not free.size:
         return known
     blocks, order = _blocks(program, known, free)
-    alike: dict[tuple[bytes, ...], list[int]] = {}
-    for number, block in enumerate(blocks):
-        alike.setdefault(tuple(part.tobytes() for part in block.parts()), []).append(number)
-    unlike = [blocks[numbers[0]] for numbers in alike.values()]
+    alike = blocks.alike()
+    unlike = [blocks.block(numbers[0]) for numbers in alike]
     answers = _solved_together(unlike)
     hard = [place for place, answer in enumerate(answers) if answer is None]
     left = sum(len(unlike[place].cost) for place in hard)
@@ -59,11 +57,9 @@ def solve_apart(
         ends = np.cumsum([len(unlike[place].cost) for place in some])
         for place, own in zip(some, np.split(values, ends[:-1]), strict=True):
             answers[place] = own
-    places = _slices(np.cumsum([len(block.cost) for block in blocks]))
-    for numbers, answer in zip(alike.values(), answers, strict=True):
+    for numbers, answer in zip(alike, answers, strict=True):
         assert answer is not None
-        for number in numbers:
-            known[order[places[number]]] = answer
+        known[order[blocks.variables(numbers)]] = answer
     return known
 
 
@@ -118,7 +114,7 @@ def _sums(program: Arrays, values: Floats) -> Floats:
     return sums
 
 
-def _blocks(program: Arrays, known: Floats, free: Ints) -> tuple[list[Arrays], Ints]:
+def _blocks(program: Arrays, known: Floats, free: Ints) -> tuple[_Blocks, Ints]:
     """Programs over the ``free`` variables that hang together, and all these variables in their order."""
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
@@ -127,7 +123,7 @@ def _blocks(program: Arrays, known: Floats, free: Ints) -> tuple[list[Arrays], I
     entries = np.flatnonzero(np.isnan(known[p.columns]))
     rows, columns = p.rows[entries], p.columns[entries]
     heads = np.flatnonzero(np.diff(rows, prepend=-1))  # the first entry of each row that is left
-    row = np.repeat(np.arange(len(heads)), np.diff([*heads, len(rows)]))
+    row = np.repeat(np.arange(len(heads)), np.diff(heads, append=len(rows)))
     links = coo_array((np.ones(len(rows)), (columns[heads][row], columns)), shape=(len(known), len(known)))
     label = connected_components(links, directed=False)[1]
     block = np.empty(len(known), np.int64)
@@ -140,24 +136,57 @@ def _blocks(program: Arrays, known: Floats, free: Ints) -> tuple[list[Arrays], I
     place[free] = variable_place
     variables, kept = free[variable_order], rows[heads][row_order]
     shift = _sums(p, np.nan_to_num(known))[kept]
-    lower, upper, integer, cost = (
-        p.lower[variables],
-        p.upper[variables],
-        p.integer[variables],
-        p.cost[variables],
-    )
-    rows, columns = row_place[row][entry_order], place[columns][entry_order]
-    values = p.values[entries][entry_order]
-    row_lower, row_upper = p.row_lower[kept] - shift, p.row_upper[kept] - shift
-    blocks = []
-    for v, e, r in zip(_slices(variable_ends), _slices(entry_ends), _slices(row_ends), strict=True):
-        blocks.append(
-            Arrays(
-                lower[v], upper[v], integer[v], cost[v],
-                rows[e], columns[e], values[e], row_lower[r], row_upper[r],
-            )
+    return _Blocks(
+        Arrays(
+            p.lower[variables], p.upper[variables], p.integer[variables], p.cost[variables],
+            row_place[row][entry_order], place[columns][entry_order], p.values[entries][entry_order],
+            p.row_lower[kept] - shift, p.row_upper[kept] - shift,
+        ),
+        (variable_ends, entry_ends, row_ends),
+    ), variables  # fmt: skip
+
+
+class _Blocks:
+    """A program's variables, entries and rows in the order of its blocks, and where each block ends in these; the
+    variables and rows of entries are numbered within their block."""
+
+    def __init__(self, program: Arrays, ends: tuple[Ints, Ints, Ints]) -> None:
+        self._program = program
+        self._places = [np.concatenate([[0], own]) for own in ends]
+
+    def block(self, number: int) -> Arrays:
+        """One of them."""
+        v, e, r = (slice(*places[number : number + 2].tolist()) for places in self._places)
+        p = self._program
+        return Arrays(
+            p.lower[v], p.upper[v], p.integer[v], p.cost[v],
+            p.rows[e], p.columns[e], p.values[e], p.row_lower[r], p.row_upper[r],
         )  # fmt: skip
-    return blocks, variables
+
+    def variables(self, numbers: Sequence[int]) -> Ints:
+        """Places of the variables of blocks of one size, a row each."""
+        starts = self._places[0]
+        length = starts[numbers[0] + 1] - starts[numbers[0]]
+        places: Ints = starts[list(numbers), None] + np.arange(length)
+        return places
+
+    def alike(self) -> list[list[int]]:
+        """Their numbers, those of equal ones together."""
+        p = self._program
+        parts = (
+            (p.lower, p.upper, p.integer, p.cost),
+            (p.rows, p.columns, p.values),
+            (p.row_lower, p.row_upper),
+        )
+        spans = []
+        for own, places in zip(parts, self._places, strict=True):
+            content = np.stack(own, axis=1).astype(np.float64).tobytes()
+            bounds = (places * (8 * len(own))).tolist()
+            spans.append([content[start:end] for start, end in pairwise(bounds)])
+        alike: dict[tuple[bytes, ...], list[int]] = {}
+        for number, span in enumerate(zip(*spans, strict=True)):
+            alike.setdefault(span, []).append(number)
+        return list(alike.values())
 
 
 def _by_block(block: Ints, count: int) -> tuple[Ints, Ints, Ints]:
@@ -168,10 +197,6 @@ def _by_block(block: Ints, count: int) -> tuple[Ints, Ints, Ints]:
     place = np.empty(len(block), np.int64)
     place[order] = np.arange(len(block)) - np.repeat(ends - sizes, sizes)
     return order, place, ends
-
-
-def _slices(ends: Ints) -> list[slice]:
-    return [slice(start, end) for start, end in pairwise([0, *ends.tolist()])]
 
 
 def _groups(blocks: Sequence[Arrays], places: Sequence[int]) -> list[list[int]]:
