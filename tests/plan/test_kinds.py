@@ -71,7 +71,7 @@ def _disturbed(region: Problem) -> Iterator[Problem]:
     yield replace(region, need=replace(need, raised=set(some(slots))))
     yield replace(region, need=replace(need, guards=dict.fromkeys(some(slots), 2)))
     for value in some(list(values.values())):
-        value.range = replace(value.range, shape=(5, 7))
+        value.range, value.numel = replace(value.range, shape=(5, 7)), 35
     yield replace(region, prone=frozenset())
 
 

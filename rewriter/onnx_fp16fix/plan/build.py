@@ -15,8 +15,8 @@ from __future__ import annotations
 from onnx_fp16fix.operators import flops
 from onnx_fp16fix.plan.edges import TensorView
 from onnx_fp16fix.plan.problem import Problem
-from onnx_fp16fix.plan.program import combine
 from onnx_fp16fix.plan.rows import node_rows, tensor_rows
+from onnx_fp16fix.plan.tableau import combine
 from onnx_fp16fix.plan.variables import node_variables, tensor_variables
 
 __all__ = ["build_problem"]

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
+from onnx_fp16fix.operators import inp
 from onnx_fp16fix.plan.edges import Edge, TensorView
 from onnx_fp16fix.plan.facts import NodeView
+from onnx_fp16fix.plan.plan import Slot
 from onnx_fp16fix.plan.problem import ZERO, Problem
 from onnx_fp16fix.plan.tolerate import passes_overflow
 from onnx_fp16fix.plan.variables import may_shift, price_of_fp32
@@ -82,7 +84,7 @@ class Kinds:
         need, value, slot = self.region.need, edge.value, (view.node.index, edge.slot)
         made = self._maker(value, place) if edge.either else None
         own = need.guards.get(slot), slot in need.raised, self.region.rooms.operand(slot, value.key)
-        return edge.half, edge.either, made, value.lowest, value.typical, value.range.numel, *own
+        return edge.half, edge.either, made, value.lowest, value.typical, value.numel, *own
 
     def _read(self, view: NodeView, edge: Edge) -> tuple[Hashable, ...]:
         """How the node reads a computed tensor."""
@@ -93,7 +95,7 @@ class Kinds:
             region.facts, view.node, edge.slot, region.tolerant
         )
         slot = view.node.index, edge.slot
-        shift = edge.value.range.numel if may_shift(region, view, edge) else None
+        shift = edge.value.numel if may_shift(region, view, edge) else None
         room = region.rooms.operand(slot, edge.value.key)
         return edge.either, tolerant, shift, room, slot in region.need.readers
 
@@ -106,17 +108,21 @@ class Kinds:
             self._maker(value, place),
             value.lowest,
             value.typical,
-            value.range.numel,
+            value.numel,
             region.rooms.tensors.get(value.key),
             value.key in region.tolerant,
             needs,
             inside and region.facts.scope.outside_uses(value.tensor) > 0,
             region.facts.repeats(value.tensor),
-            value.key not in region.seams and tuple(
-                (place[index], slot) if index in place else region.read(index, slot) == ZERO
-                for index, slot in value.readers
-            ),
-        )  # fmt: skip
+            value.key not in region.seams and tuple([self._reader(slot, place) for slot in value.readers]),
+        )
+
+    def _reader(self, slot: Slot, place: Mapping[int, int]) -> Hashable:
+        """Where it is in the piece, or whether it is outside and reads FP16 whatever is chosen."""
+        index, number = slot
+        if index in place:
+            return place[index], number
+        return self.region.read(index, self.region.views[index].edges[inp(number)]) == ZERO
 
     def _maker(self, value: TensorView, place: Mapping[int, int]) -> Hashable:
         """The number of the node whose precision it is made in, or the precision itself where that is no choice."""

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 
-from onnx_fp16fix.operators import Operand, inp, out
+from onnx_fp16fix.operators import out
 from onnx_fp16fix.plan.edges import Edge, TensorView
 from onnx_fp16fix.plan.facts import Facts, NodeView
 from onnx_fp16fix.plan.need import Need
 from onnx_fp16fix.plan.plan import Slot
 from onnx_fp16fix.plan.prices import Prices
-from onnx_fp16fix.plan.program import Program, Terms
+from onnx_fp16fix.plan.program import Program
 from onnx_fp16fix.plan.room import LIMIT, Rooms
+from onnx_fp16fix.plan.tableau import Terms
 
 __all__ = ["LIMIT", "ZERO", "Problem"]
 
@@ -57,6 +58,8 @@ class Problem:
     """Nodes that may become FP32."""
     beside: Set[int] = frozenset()
     """Where ``nodes`` are a piece of a region: all nodes of that."""
+    bits: dict[int, Sequence[tuple[float, float]]] = field(default_factory=dict)
+    """Bits that a tensor may lose, by its number of elements, with their prices; see ``rows``."""
     seams: Set[int] = frozenset()
     """Tensors, by identity, of which no casts are counted; see ``seams``."""
 
@@ -66,6 +69,7 @@ class Problem:
             self.facts, self.views, self.need, self.nodes if piece is None else piece, self.forced, self.prices,
             bound=self.bound, half=self.half, tolerant=self.tolerant, rooms=self.rooms, fixed=self.fixed,
             held=self.held, prone=self.prone, beside=self.beside if piece is None else self.nodes, seams=self.seams,
+            bits=self.bits,
         )  # fmt: skip
 
     def encloses(self, value: TensorView) -> bool:
@@ -95,9 +99,8 @@ class Problem:
         """Whether the node is FP32 whatever the plan says."""
         return node in self.forced or not self.views[node].slots.fp16
 
-    def read(self, index: int, slot: int) -> Terms:
-        """1 if the operand is read as FP32, as an expression: an FP32 node, or a slot that is never FP16."""
-        edge = self.views[index].edges[inp(slot)]
+    def read(self, index: int, edge: Edge) -> Terms:
+        """1 if the node reads the operand as FP32, as an expression: an FP32 node, or a slot that is never FP16."""
         if edge.either:
             return self.made(edge.value)
         return self.precision(index) if edge.half else {Program.ONE: 1.0}
@@ -116,15 +119,15 @@ class Problem:
         fixed = self.fixed.get(value.key)
         return {Program.ONE: float(fixed)} if fixed else {}
 
-    def operand(self, index: int, operand: Operand) -> Terms:
-        """Exponent that a slot sees, as an expression."""
-        edge = self.views[index].edges.get(operand)
-        if edge is None:
-            return ZERO
-        if edge.reads and edge.value.constant:
-            variable = self.constant.get((index, edge.slot))
+    def seen(self, index: int, edge: Edge) -> Terms:
+        """Exponent that the node sees at its operand, as an expression."""
+        if not edge.reads:
+            return self.stored(edge.value)
+        slot = (index, edge.slot)
+        if edge.value.constant:
+            variable = self.constant.get(slot)
             return ZERO if variable is None else {variable: 1.0}
         terms = self.stored(edge.value)
-        if edge.reads and (index, edge.slot) in self.shift:
-            terms[self.shift[index, edge.slot]] = 1.0
+        if (shift := self.shift.get(slot)) is not None:
+            terms[shift] = 1.0
         return terms

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from math import inf
-
-from onnx_fp16fix.operators import Operand, out
+from onnx_fp16fix.operators import inp, out
 from onnx_fp16fix.plan.edges import Edge, TensorView
 from onnx_fp16fix.plan.facts import SUMS, NodeView
 from onnx_fp16fix.plan.prices import Prices
 from onnx_fp16fix.plan.problem import LIMIT, ZERO, Problem
-from onnx_fp16fix.plan.program import Program, Terms, combine
+from onnx_fp16fix.plan.tableau import Terms, combine
 from onnx_fp16fix.plan.tolerate import passes_overflow
 
 __all__ = ["node_rows", "tensor_rows", "typical_bits"]
@@ -25,58 +22,66 @@ _BIASED = frozenset(
 def node_rows(problem: Problem, index: int) -> None:
     """The node's equations, its pinned operands, the values inside its kernel, and what it asks of its operands."""
     view, program = problem.views[index], problem.program
-    exponents = {operand: problem.operand(index, operand) for operand in view.edges}
-    relation, precision = view.relation, problem.precision(index)
+    edges, relation, precision = view.edges, view.relation, problem.precision(index)
+    exponents = {operand: problem.seen(index, edge) for operand, edge in edges.items()}
     for equation in relation.equations:
-        program.row(combine((exponents.get(o, ZERO), weight) for o, weight in equation), 0, 0)
-    for edge in view.edges.values():
-        if not edge.movable:
-            program.row(exponents[edge.operand], 0, 0)
+        program.row(combine([(exponents.get(o, ZERO), weight) for o, weight in equation]), 0, 0)
+    for operand, edge in edges.items():
+        if not edge.movable and exponents[operand]:
+            program.row(exponents[operand], 0, 0)
     for inner in relation.inner:
         if inner.magnitude > 0:
             lowest = problem.facts.lowest_for(inner.magnitude * problem.facts.margin)
-            _at_least(problem, exponents.get(inner.operand, ZERO), inner.coefficient, lowest, precision)
-    _operand_rows(problem, index, exponents)
+            terms = combine([(exponents.get(inner.operand, ZERO), inner.coefficient)])
+            program.at_least(terms, lowest, precision)
+    for operand, edge in edges.items():
+        if edge.reads:
+            _operand_rows(problem, view, edge, exponents[operand])
 
 
-def _at_least(problem: Problem, exponent: Terms, weight: int, lowest: int, escape: Terms) -> None:
-    """weight * exponent >= lowest, unless escape = 1."""
-    program = problem.program
-    slack = lowest - program.least(exponent, weight)
-    if slack <= 0 or Program.ONE in escape:
-        return
-    columns, values, constant = _parts(exponent)
-    if weight != 1:
-        values = [weight * value for value in values]
-    for variable, value in escape.items():
-        columns.append(variable)
-        values.append(slack * value)
-    program.add(columns, values, lowest - weight * constant, inf)
+def _operand_rows(problem: Problem, view: NodeView, edge: Edge, exponent: Terms) -> None:
+    """What an FP16 operand must satisfy as this node sees it."""
+    index, value, program, need = view.node.index, edge.value, problem.program, problem.need
+    slot, escape = (index, edge.slot), problem.read(index, edge)
+    if problem.rooms and (room := problem.rooms.operand(slot, value.key)) is not None:
+        program.row(exponent, *room)
+    if value.lowest is not None and not _overflows_harmlessly(problem, view, edge):
+        program.at_least(exponent, value.lowest, escape)
+    if not value.constant:
+        if slot in need.readers:
+            _need_rows(problem, value, exponent, escape)
+        # where the tensor's own rows do not see this exponent: behind a Mul, or read from an FP32 maker
+        if value.typical is not None and (slot in problem.shift or problem.made(value) != ZERO):
+            _lose_bits(problem, value, value.typical, exponent, escape)
+    elif slot in need.raised:
+        pass  # it vanishes at no exponent: emission raises it
+    elif (guard := need.guards.get(slot)) is not None:
+        program.at_most(exponent, guard, escape)
+    elif (typical := _typical_constant(view, edge)) is not None:
+        _lose_bits(problem, value, typical, exponent, escape)
 
 
-def _at_most(
-    problem: Problem, exponent: Terms, highest: int, escape: Terms, lost: Sequence[tuple[int, float]]
-) -> None:
-    """exponent <= highest + bits lost, unless escape = 1; ``lost``: so many bits at such a price each, rising."""
-    program = problem.program
-    slack = -program.least(exponent, -1) - highest
-    if slack <= 0 or Program.ONE in escape:
-        return
-    columns, values, constant = _parts(exponent)
-    for variable, value in escape.items():
-        columns.append(variable)
-        values.append(-slack * value)
-    columns += program.chain(lost)
-    values += (-1.0,) * len(lost)
-    program.add(columns, values, -inf, highest - constant)
+def _overflows_harmlessly(problem: Problem, view: NodeView, edge: Edge) -> bool:
+    """Whether the node may read an infinity here."""
+    if edge.slot in view.relation.saturating:
+        return True
+    tolerant = problem.tolerant
+    return edge.value.key in tolerant and passes_overflow(problem.facts, view.node, edge.slot, tolerant)
 
 
-def _parts(terms: Terms) -> tuple[list[int], list[float], float]:
-    """Variables, their coefficients, and the constant."""
-    if Program.ONE not in terms:
-        return list(terms), list(terms.values()), 0.0
-    rest = {variable: value for variable, value in terms.items() if variable != Program.ONE}
-    return list(rest), list(rest.values()), terms[Program.ONE]
+def _typical_constant(view: NodeView, edge: Edge) -> int | None:
+    """Largest exponent at which a constant loses no bits that show: of a summand those that the sum keeps."""
+    typical, result = edge.value.typical, view.edges.get(out())
+    if typical is None or result is None or not (view.op in SUMS or (view.op in _BIASED and edge.slot == 2)):
+        return typical
+    return max(typical, result.value.typical or typical)
+
+
+def _lose_bits(problem: Problem, value: TensorView, typical: int, exponent: Terms, escape: Terms) -> None:
+    lost = problem.bits.get(value.numel)
+    if lost is None:
+        lost = problem.bits[value.numel] = typical_bits(problem.prices, value.numel)
+    problem.program.at_most(exponent, typical, escape, lost)
 
 
 def typical_bits(prices: Prices, numel: int) -> list[tuple[int, float]]:
@@ -90,64 +95,21 @@ def typical_bits(prices: Prices, numel: int) -> list[tuple[int, float]]:
 
 def _need_rows(problem: Problem, value: TensorView, exponent: Terms, escape: Terms) -> None:
     """Small values that matter, and guards that must not vanish."""
-    need, prices, tensor = problem.need, problem.prices, value.tensor
+    need, prices, program = problem.need, problem.prices, problem.program
     if not need.matters(value.key):
         return
-    highest = need.highest(tensor)
+    highest, guard = need.limits(value.key)
     if highest is not None:
-        _at_most(problem, exponent, highest, escape, [(prices.need_most, prices.need_bit)])
-    guard = need.highest_guard(tensor)
+        program.at_most(exponent, highest, escape, [(prices.need_most, prices.need_bit)])
     if guard is not None:
-        _at_most(problem, exponent, guard, escape, [])
-
-
-def _operand_rows(problem: Problem, index: int, exponents: Mapping[Operand, Terms]) -> None:
-    """What an FP16 operand must satisfy as this node sees it."""
-    view, facts, tolerant = problem.views[index], problem.facts, problem.tolerant
-    for edge in view.edges.values():
-        if not edge.reads:
-            continue
-        slot, value = (index, edge.slot), edge.value
-        exponent, escape = exponents[edge.operand], problem.read(index, edge.slot)
-        if (room := problem.rooms.operand(slot, value.key)) is not None:
-            problem.program.row(exponent, *room)
-        harmless = edge.slot in view.relation.saturating or (
-            value.key in tolerant and passes_overflow(facts, view.node, edge.slot, tolerant)
-        )
-        if value.lowest is not None and not harmless:
-            _at_least(problem, exponent, 1, value.lowest, escape)
-        if not value.constant:
-            if slot in problem.need.readers:
-                _need_rows(problem, value, exponent, escape)
-            # where the tensor's own rows do not see this exponent: behind a Mul, or read from an FP32 maker
-            own = slot not in problem.shift and problem.made(value) == ZERO
-            if not own and value.typical is not None:
-                _lose_bits(problem, value, value.typical, exponent, escape)
-        elif slot in problem.need.raised:
-            continue  # it vanishes at no exponent: emission raises it
-        elif (guard := problem.need.guards.get(slot)) is not None:
-            _at_most(problem, exponent, guard, escape, [])
-        elif (typical := _typical_constant(view, edge)) is not None:
-            _lose_bits(problem, value, typical, exponent, escape)
-
-
-def _lose_bits(problem: Problem, value: TensorView, typical: int, exponent: Terms, escape: Terms) -> None:
-    _at_most(problem, exponent, typical, escape, typical_bits(problem.prices, value.range.numel))
-
-
-def _typical_constant(view: NodeView, edge: Edge) -> int | None:
-    """Largest exponent at which a constant loses no bits that show: of a summand those that the sum keeps."""
-    typical, result = edge.value.typical, view.edges.get(out())
-    if typical is None or result is None or not (view.op in SUMS or (view.op in _BIASED and edge.slot == 2)):
-        return typical
-    return max(typical, result.value.typical or typical)
+        program.at_most(exponent, guard, escape)
 
 
 def tensor_rows(problem: Problem, value: TensorView) -> None:
     """What a tensor made in FP16 must satisfy, its true value outside, and its casts."""
     made, exponent = problem.made(value), problem.stored(value)
     if value.lowest is not None and value.key not in problem.tolerant:
-        _at_least(problem, exponent, 1, value.lowest, made)
+        problem.program.at_least(exponent, value.lowest, made)
     if value.typical is not None:
         _lose_bits(problem, value, value.typical, exponent, made)
     _need_rows(problem, value, exponent, made)
@@ -161,8 +123,9 @@ def _cast_rows(problem: Problem, value: TensorView, made: Terms) -> None:
     if value.maker is None or value.key in problem.seams:
         return
     program = problem.program
-    price = problem.prices.cast(value.range.numel) * problem.facts.repeats(value.tensor)
-    reads = [problem.read(index, slot) for index, slot in value.readers]
+    price = problem.prices.cast(value.numel) * problem.facts.repeats(value.tensor)
+    views = problem.views
+    reads = [problem.read(index, views[index].edges[inp(slot)]) for index, slot in value.readers]
     others = {tuple(read): read for read in reads if read != made}  # a precision is one variable, 1 or 0
     if not others:
         return

@@ -176,7 +176,7 @@ class _Cut:
         """The price of those casts at seams that are there anyway."""
         prices, repeats = self.region.prices, self.region.facts.repeats
         return sum(
-            prices.cast(value.range.numel) * repeats(value.tensor)
+            prices.cast(value.numel) * repeats(value.tensor)
             for value in self.seams
             if value.maker is not None and self._cast_anyway(value)
         )

@@ -44,7 +44,7 @@ class Solution:
             other(problem.shift),
             other(problem.result),
             fp32,
-            float(np.dot(problem.program.cost, values)),
+            float(np.dot(problem.program.arrays().cost, values)),
         )
 
     def add(self, other: Solution) -> None:

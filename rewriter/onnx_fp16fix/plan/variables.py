@@ -115,7 +115,7 @@ def moved_by(problem: Problem, view: NodeView) -> int | None:
 
 def price_of_fp32(view: NodeView, prices: Prices) -> float:
     """What one run of the node costs more in FP32."""
-    numel = sum([edge.value.range.numel for edge in view.edges.values()])
+    numel = sum([edge.value.numel for edge in view.edges.values()])
     return prices.fp32(numel, flops(view), _moves_data(view))
 
 
@@ -165,7 +165,7 @@ def _shift_variable(problem: Problem, value: TensorView) -> int:
     least, most = exponent_range(problem, value)
     bound = most - least
     variable = program.variable(-bound, bound, integer=True)
-    price = problem.prices.mul(value.range.numel) * problem.facts.repeats(value.tensor)
+    price = problem.prices.mul(value.numel) * problem.facts.repeats(value.tensor)
     program.switch(variable, bound, price)
     return variable
 
