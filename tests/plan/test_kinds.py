@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Collection, Hashable, Iterator
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
@@ -18,10 +18,10 @@ from onnx_fp16fix.calibrate import calibrate, open_data
 from onnx_fp16fix.graph import build_view
 from onnx_fp16fix.model import wrap_model
 from onnx_fp16fix.plan import draft_plan
-from onnx_fp16fix.plan.build import build_problem
+from onnx_fp16fix.plan.arrays import stacked
+from onnx_fp16fix.plan.build import build_pieces, build_problem
 from onnx_fp16fix.plan.kinds import Kinds, Piece
 from onnx_fp16fix.plan.problem import Problem
-from onnx_fp16fix.plan.program import Program
 from onnx_fp16fix.plan.room import Rooms
 from plan.random_graphs import Step, build, feed, graphs
 
@@ -85,7 +85,7 @@ def _said(region: Problem, piece: Piece) -> dict[str, Any]:
         for name in ("constant", "shift")
     }
     return {
-        **{entry.name: getattr(problem.program, entry.name) for entry in fields(Program)},
+        "program": [part.tobytes() for part in problem.program.arrays().parts()],
         **slots,
         "exponent": {tensor[key]: variable for key, variable in problem.exponent.items()},
         "result": {tensor[key]: variable for key, variable in problem.result.items()},
@@ -106,6 +106,22 @@ def _alike(region: Problem, sizes: tuple[int, ...]) -> int:
     return alike
 
 
+def _together_as_alone(region: Problem, size: int) -> None:
+    pieces = [
+        region.blank(frozenset(range(start, start + size)))
+        for start in range(0, len(region.nodes) - size, size)
+    ]
+    built = build_pieces(pieces)
+    alone = [build_problem(piece) for piece in pieces]
+    together, variables, ends = built[0].program.pieces()
+    one = stacked([problem.program.arrays() for problem in alone])
+    assert [part.tobytes() for part in together.parts()] == [part.tobytes() for part in one.parts()]
+    for piece, problem, start in zip(built, alone, [0, *ends], strict=False):
+        for name in ("exponent", "result", "constant", "shift", "fp32"):
+            own, whole = getattr(problem, name), getattr(piece, name)
+            assert {key: variables[start + number] for key, number in own.items()} == whole
+
+
 @pytest.mark.parametrize("name", sorted(_MODELS))
 def test_pieces_of_benchmark_graphs(name: str) -> None:
     model = _MODELS[name](80)
@@ -113,8 +129,10 @@ def test_pieces_of_benchmark_graphs(name: str) -> None:
     data = {"x": np.random.default_rng(1).standard_normal(shape).astype(np.float32)}
     region = _region(model, data)
     assert _alike(region, (1, 3, 7)) > 10 or name == "varied"
+    _together_as_alone(region, 5)
     for disturbed in _disturbed(region):
         _alike(disturbed, (2,))
+        _together_as_alone(disturbed, 3)
 
 
 @settings(

@@ -12,49 +12,61 @@ Graph inputs count as made by an FP32 node, graph outputs and tensors read by bo
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import numpy as np
+
 from onnx_fp16fix.operators import flops
 from onnx_fp16fix.plan.edges import TensorView
-from onnx_fp16fix.plan.problem import Problem
-from onnx_fp16fix.plan.rows import node_rows, tensor_rows
-from onnx_fp16fix.plan.tableau import combine
+from onnx_fp16fix.plan.problem import ALWAYS, NEVER, Problem
+from onnx_fp16fix.plan.program import Program
+from onnx_fp16fix.plan.rows import add_rows
 from onnx_fp16fix.plan.variables import node_variables, tensor_variables
 
-__all__ = ["build_problem"]
+__all__ = ["build_pieces", "build_problem"]
 
 
 def build_problem(problem: Problem, *, max_fp32_flops: float | None = None) -> Problem:
     """Variables and rows for the nodes of ``problem``, in a copy of it; everything outside stays FP16 at the exponents
-    of ``fixed``.
+    of ``fixed``. ``max_fp32_flops``: share of all FLOPs that FP32 may have."""
+    (built,) = build_pieces([problem])
+    if max_fp32_flops is not None:
+        _limit_flops(built, max_fp32_flops)
+    return built
+
+
+def build_pieces(problems: Sequence[Problem]) -> list[Problem]:
+    """The same for several pieces of a region at once, in one program.
 
     Whatever is asked here about a node or a tensor has to be in its kind (``kinds``), or pieces that differ would count
-    as alike. ``max_fp32_flops``: share of all FLOPs that FP32 may have.
+    as alike.
     """
-    problem = problem.blank()
-    nodes = sorted(problem.nodes)
-    for index in nodes:
-        node_variables(problem, index)
-    tensors = _tensors(problem)
-    for tensor in tensors:
-        tensor_variables(problem, tensor)
-    for index in nodes:
-        node_rows(problem, index)
-    for tensor in tensors:
-        tensor_rows(problem, tensor)
-    if max_fp32_flops is not None:
-        _limit_flops(problem, max_fp32_flops)
-    return problem
+    program, pieces, starts = Program(), list[tuple[Problem, list[int], list[TensorView]]](), list[int]()
+    for problem in problems:
+        problem = problem.blank()
+        problem.program = program
+        starts.append(len(program.cost))
+        nodes = sorted(problem.nodes)
+        tensors = _tensors(problem, nodes)
+        for index in nodes:
+            node_variables(problem, index)
+        for tensor in tensors:
+            tensor_variables(problem, tensor)
+        pieces.append((problem, nodes, tensors))
+    add_rows(pieces, np.array(starts))
+    return [problem for problem, _, _ in pieces]
 
 
 def _limit_flops(problem: Problem, share: float) -> None:
     counts = [flops(view) * problem.facts.runs(index) for index, view in enumerate(problem.views)]
-    total = sum(counts)
+    total, fp32 = sum(counts), dict[int, float]()
+    for index, count in enumerate(counts):
+        if count and (variable := problem.precision(index)) != NEVER:
+            fp32[variable] = fp32.get(variable, 0.0) + count / total
     if total:
-        fp32 = combine(
-            (problem.precision(index), count / total) for index, count in enumerate(counts) if count
-        )
-        problem.program.row(fp32, upper=share)
+        problem.program.row(fp32, upper=share - fp32.pop(ALWAYS, 0.0))
 
 
-def _tensors(problem: Problem) -> list[TensorView]:
-    values = [edge.value for index in sorted(problem.nodes) for edge in problem.views[index].edges.values()]
+def _tensors(problem: Problem, nodes: Sequence[int]) -> list[TensorView]:
+    values = [edge.value for index in nodes for edge in problem.views[index].edges.values()]
     return list({value.key: value for value in values if not value.constant}.values())

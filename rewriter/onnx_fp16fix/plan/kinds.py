@@ -9,7 +9,7 @@ from onnx_fp16fix.operators import inp
 from onnx_fp16fix.plan.edges import Edge, TensorView
 from onnx_fp16fix.plan.facts import NodeView
 from onnx_fp16fix.plan.plan import Slot
-from onnx_fp16fix.plan.problem import ZERO, Problem
+from onnx_fp16fix.plan.problem import NEVER, Problem
 from onnx_fp16fix.plan.tolerate import passes_overflow
 from onnx_fp16fix.plan.variables import may_shift, price_of_fp32
 
@@ -122,7 +122,7 @@ class Kinds:
         index, number = slot
         if index in place:
             return place[index], number
-        return self.region.read(index, self.region.views[index].edges[inp(number)]) == ZERO
+        return self.region.read(index, self.region.views[index].edges[inp(number)]) == NEVER
 
     def _maker(self, value: TensorView, place: Mapping[int, int]) -> Hashable:
         """The number of the node whose precision it is made in, or the precision itself where that is no choice."""
@@ -130,4 +130,4 @@ class Kinds:
             return None
         if value.half and value.maker in place:
             return place[value.maker]
-        return "half" if self.region.made(value) == ZERO else "fp32"
+        return "half" if self.region.made(value) == NEVER else "fp32"

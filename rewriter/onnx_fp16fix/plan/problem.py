@@ -1,4 +1,4 @@
-"""The program of a region with what its variables stand for, and the expressions that rows are written in."""
+"""The program of a region with what its variables stand for."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from onnx_fp16fix.plan.plan import Slot
 from onnx_fp16fix.plan.prices import Prices
 from onnx_fp16fix.plan.program import Program
 from onnx_fp16fix.plan.room import LIMIT, Rooms
-from onnx_fp16fix.plan.tableau import Terms
 
-__all__ = ["LIMIT", "ZERO", "Problem"]
+__all__ = ["ALWAYS", "LIMIT", "NEVER", "Problem"]
 
-ZERO: Terms = {}
+ALWAYS, NEVER = -1, -2
+"""Precisions that are no choice: FP32 and FP16."""
 
 
 @dataclass
@@ -58,8 +58,6 @@ class Problem:
     """Nodes that may become FP32."""
     beside: Set[int] = frozenset()
     """Where ``nodes`` are a piece of a region: all nodes of that."""
-    bits: dict[int, Sequence[tuple[float, float]]] = field(default_factory=dict)
-    """Bits that a tensor may lose, by its number of elements, with their prices; see ``rows``."""
     seams: Set[int] = frozenset()
     """Tensors, by identity, of which no casts are counted; see ``seams``."""
 
@@ -69,7 +67,6 @@ class Problem:
             self.facts, self.views, self.need, self.nodes if piece is None else piece, self.forced, self.prices,
             bound=self.bound, half=self.half, tolerant=self.tolerant, rooms=self.rooms, fixed=self.fixed,
             held=self.held, prone=self.prone, beside=self.beside if piece is None else self.nodes, seams=self.seams,
-            bits=self.bits,
         )  # fmt: skip
 
     def encloses(self, value: TensorView) -> bool:
@@ -87,47 +84,24 @@ class Problem:
         assert value.maker is not None
         return self.views[value.maker].edges[out(value.slot)]
 
-    def precision(self, node: int) -> Terms:
-        """f_n as an expression."""
-        if node in self.follows:
-            return self.precision(self.follows[node])
-        if node in self.fp32:
-            return {self.fp32[node]: 1.0}
-        return {Program.ONE: 1.0} if self.is_fp32(node) else ZERO
+    def precision(self, node: int) -> int:
+        """The variable that is 1 if the node is FP32, or ``ALWAYS`` or ``NEVER``."""
+        while node in self.follows:
+            node = self.follows[node]
+        if (variable := self.fp32.get(node)) is not None:
+            return variable
+        return ALWAYS if self.is_fp32(node) else NEVER
 
     def is_fp32(self, node: int) -> bool:
         """Whether the node is FP32 whatever the plan says."""
         return node in self.forced or not self.views[node].slots.fp16
 
-    def read(self, index: int, edge: Edge) -> Terms:
-        """1 if the node reads the operand as FP32, as an expression: an FP32 node, or a slot that is never FP16."""
+    def read(self, index: int, edge: Edge) -> int:
+        """The precision that the node reads the operand in: its own, or FP32 where the slot is never FP16."""
         if edge.either:
             return self.made(edge.value)
-        return self.precision(index) if edge.half else {Program.ONE: 1.0}
+        return self.precision(index) if edge.half else ALWAYS
 
-    def made(self, value: TensorView) -> Terms:
-        """1 if the tensor is made in FP32, as an expression."""
-        if value.maker is None or not value.half:
-            return {Program.ONE: 1.0}
-        return self.precision(value.maker)
-
-    def stored(self, value: TensorView) -> Terms:
-        """Exponent of a computed tensor, as an expression."""
-        variable = self.exponent.get(value.key)
-        if variable is not None:
-            return {variable: 1.0}
-        fixed = self.fixed.get(value.key)
-        return {Program.ONE: float(fixed)} if fixed else {}
-
-    def seen(self, index: int, edge: Edge) -> Terms:
-        """Exponent that the node sees at its operand, as an expression."""
-        if not edge.reads:
-            return self.stored(edge.value)
-        slot = (index, edge.slot)
-        if edge.value.constant:
-            variable = self.constant.get(slot)
-            return ZERO if variable is None else {variable: 1.0}
-        terms = self.stored(edge.value)
-        if (shift := self.shift.get(slot)) is not None:
-            terms[shift] = 1.0
-        return terms
+    def made(self, value: TensorView) -> int:
+        """The precision that the tensor is made in."""
+        return ALWAYS if value.maker is None or not value.half else self.precision(value.maker)

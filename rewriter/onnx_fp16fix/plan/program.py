@@ -6,17 +6,17 @@ import ctypes
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 import numpy as np
 import numpy.typing as npt
 
-from onnx_fp16fix.plan.arrays import Arrays, stacked
+from onnx_fp16fix.plan.arrays import Arrays
 from onnx_fp16fix.plan.blocks import solve_apart
 from onnx_fp16fix.plan.tableau import Tableau
 
-__all__ = ["Program", "solve_each"]
+__all__ = ["Program"]
 
 _GAP, _GAP_LARGE, _LARGE = 1e-3, 0.15, 6000
 """Large programs stop at a plan proven within 15 % of the best price (usually it is within 5 %): every plan is right,
@@ -34,19 +34,21 @@ class Program(Tableau):
 
         HiGHS is deterministic for a given program, short of the time limit.
         """
-        return _solve(self.arrays(), time_limit)
+        found = self.solve_pieces(time_limit)
+        return None if found is None else found[0]
 
-
-def solve_each(
-    programs: Sequence[Program], time_limit: float | None = None
-) -> list[npt.NDArray[np.float64]] | None:
-    """Values of the variables of each program, all within one time limit; None where one has no solution."""
-    if len(programs) == 1:
-        values = programs[0].solve(time_limit)
-        return None if values is None else [values]
-    values = _solve(stacked([program.arrays() for program in programs]), time_limit, small=0)
-    ends = np.cumsum([len(program.arrays().cost) for program in programs])
-    return None if values is None else np.split(values, ends[:-1])
+    def solve_pieces(
+        self, time_limit: float | None = None
+    ) -> tuple[npt.NDArray[np.float64], list[float]] | None:
+        """The same, and what each piece costs."""
+        arrays, order, ends = self.pieces()
+        found = _solve(arrays, time_limit, None if len(ends) < 2 else 0)
+        if found is None:
+            return None
+        values = np.empty_like(found)
+        values[order] = found
+        costs = zip(np.split(arrays.cost, ends[:-1]), np.split(found, ends[:-1]), strict=True)
+        return values, [float(np.dot(cost, own)) for cost, own in costs]
 
 
 def _solve(

@@ -13,11 +13,10 @@ from dataclasses import dataclass, field
 from itertools import count
 
 from onnx_fp16fix.operators import inp
-from onnx_fp16fix.plan.build import build_problem
+from onnx_fp16fix.plan.build import build_pieces
 from onnx_fp16fix.plan.edges import TensorView
 from onnx_fp16fix.plan.kinds import Kinds, Piece
 from onnx_fp16fix.plan.problem import Problem
-from onnx_fp16fix.plan.program import solve_each
 from onnx_fp16fix.plan.region import is_hub
 from onnx_fp16fix.plan.solution import Solution
 from onnx_fp16fix.plan.variables import moved_by
@@ -107,13 +106,14 @@ def _may_repeat(kinds: Kinds, groups: Sequence[tuple[int, ...]]) -> bool:
 
 def _solved(problems: Sequence[Problem], time_limit: float | None) -> list[Answer] | None:
     """The answer of each; None where one has none."""
-    built = [build_problem(problem) for problem in problems]
-    values = solve_each([problem.program for problem in built], time_limit)
-    if values is None:
+    built = build_pieces(problems)
+    found = built[0].program.solve_pieces(time_limit)
+    if found is None:
         return None
+    values, costs = found
     return [
-        Answer(Solution.of(problem, own), set(problem.exponent), set(problem.result))
-        for problem, own in zip(built, values, strict=True)
+        Answer(Solution.of(problem, values, cost), set(problem.exponent), set(problem.result))
+        for problem, cost in zip(built, costs, strict=True)
     ]
 
 

@@ -30,21 +30,22 @@ class Solution:
     cost: float = 0.0
 
     @staticmethod
-    def of(problem: Problem, values: npt.NDArray[np.float64]) -> Solution:
-        """``values``: of the variables of the problem's program."""
+    def of(problem: Problem, values: npt.NDArray[np.float64], cost: float) -> Solution:
+        """``values``: of the variables of the problem's program; ``cost``: of those that are its own."""
 
         def other(variables: Mapping[Key, int]) -> dict[Key, int]:
             return {key: int(values[variable]) for key, variable in variables.items() if values[variable]}
 
         fp32 = {index for index, variable in problem.fp32.items() if values[variable]}
-        fp32 |= {index for index in problem.follows if any(values[v] for v in problem.precision(index))}
+        precisions = {index: problem.precision(index) for index in problem.follows}
+        fp32 |= {index for index, variable in precisions.items() if variable >= 0 and values[variable]}
         return Solution(
             other(problem.exponent),
             other(problem.constant),
             other(problem.shift),
             other(problem.result),
             fp32,
-            float(np.dot(problem.program.arrays().cost, values)),
+            cost,
         )
 
     def add(self, other: Solution) -> None:

@@ -66,9 +66,9 @@ def _solve(problem: Problem, settings: Settings, budget: float | None = None) ->
     """By the whole program over the nodes of ``problem``; None if no solution was found."""
     for choice in _choices(problem):
         built = build_problem(choice, max_fp32_flops=budget)
-        values = built.program.solve(settings.time_limit)
-        if values is not None:
-            return Solution.of(built, values)
+        found = built.program.solve_pieces(settings.time_limit)
+        if found is not None:
+            return Solution.of(built, found[0], sum(found[1]))
     return None
 
 
