@@ -40,10 +40,13 @@ class TypeTable:
 _UNKNOWN = TensorType()
 _LONG = 1 << 24
 """Elements of a vector that is no list of sizes."""
+_FLOATS = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE})
+_FACTORS = 64
+"""Elements of floats that sizes may depend on: the factors of a Resize, the limits of a Range."""
 
 
 def light_copy(proto: onnx.ModelProto, keep: int = 1024) -> onnx.ModelProto:
-    """The model with initializers of more than ``keep`` bytes emptied (marked as external data).
+    """The model with initializers of more than ``keep`` elements emptied (marked as external data), of floats sooner.
 
     Shape inference and the checker read types, shapes and small shape constants only; the copy stays far below
     protobuf's 2 GiB however large the model is. The checker would want data or a file, so ``keep=0`` turns every
@@ -76,6 +79,8 @@ def _light_graph(graph: onnx.GraphProto, light: onnx.GraphProto, keep: int) -> N
 
 
 def _stays(tensor: TensorProto, keep: int) -> bool:
+    if tensor.data_type in _FLOATS:
+        keep = min(keep, _FACTORS)
     return keep > 0 and math.prod(tensor.dims[:]) <= keep and tensor.data_location != TensorProto.EXTERNAL
 
 
@@ -87,7 +92,6 @@ def _light_tensor(tensor: TensorProto, light: TensorProto, keep: int) -> None:
     if keep:
         light.dims.extend(tensor.dims)
         light.data_location = TensorProto.EXTERNAL
-        light.external_data.add(key="location", value="dropped")
     else:
         light.dims.append(0)  # no elements, so the checker asks for no data
 

@@ -24,6 +24,9 @@ ScopePath = tuple[str, ...]
 
 GraphLike = onnx.GraphProto | onnx.FunctionProto
 
+Ops = frozenset[tuple[str, str]]
+"""Domains and types of nodes."""
+
 
 @dataclass(frozen=True, slots=True)
 class Scope:
@@ -71,7 +74,7 @@ class Model:
 
     def scopes(self) -> Iterator[Scope]:
         """The main graph, then every body inside it, then every function with its bodies; parents first."""
-        return iter(self._scopes)
+        return (scope for scope, _ in self._walked)
 
     @cached_property
     def weight_bytes(self) -> int:
@@ -79,12 +82,13 @@ class Model:
         return sum(nbytes(tensor) or 0 for tensor in self.proto.graph.initializer)
 
     @cached_property
-    def ops(self) -> frozenset[tuple[str, str]]:
+    def ops(self) -> Ops:
         """Domains and types of all its nodes."""
-        return frozenset((node.domain, node.op_type) for scope in self.scopes() for node in scope.graph.node)
+        return frozenset().union(*(ops for _, ops in self._walked))
 
     @cached_property
-    def _scopes(self) -> tuple[Scope, ...]:
+    def _walked(self) -> tuple[tuple[Scope, Ops], ...]:
+        """Its scopes, with the ops of each."""
         found = list(_walk(Scope((), self.proto.graph, None)))
         for index, function in enumerate(self.proto.functions):
             found += _walk(Scope((f"function:{index}",), function, None))
@@ -119,10 +123,11 @@ def subgraphs(node: onnx.NodeProto) -> Iterator[tuple[str, onnx.GraphProto]]:
                 yield f"{attribute.name}:{position}", graph
 
 
-def _walk(scope: Scope) -> Iterator[Scope]:
-    yield scope
+def _walk(scope: Scope) -> Iterator[tuple[Scope, Ops]]:
+    ops = frozenset([(node.domain, node.op_type) for node in scope.graph.node])
+    yield scope, ops
+    if not any(may_hold_bodies(*op) for op in ops):
+        return
     for index, node in enumerate(scope.graph.node):
-        if not may_hold_bodies(node.domain, node.op_type):
-            continue
         for element, graph in subgraphs(node):
             yield from _walk(Scope((*scope.path, f"{index}:{element}"), graph, scope))

@@ -22,7 +22,7 @@ from onnx_fp16fix.model import Model, is_heavy_file, load_model
 from onnx_fp16fix.outcome import Outcome, describe_model
 from onnx_fp16fix.progress import Progress
 from onnx_fp16fix.range_file import load_ranges
-from onnx_fp16fix.runtime import random_nodes
+from onnx_fp16fix.runtime import may_draw, random_nodes
 from onnx_fp16fix.simulate import Mode
 from onnx_fp16fix.wording import counted, spelled
 
@@ -78,9 +78,10 @@ class Run:
             raise ModelError(_NO_OUTPUTS)
         if self.measures and _is_half(self.model.proto):
             self.warn(_HALF_ALREADY)
-        if self.measures and (drawing := {node.op_type for node in random_nodes(self.model.proto.graph)}):
+        drawing = random_nodes(self.model.proto.graph) if self.measures and may_draw(self.model.ops) else []
+        if names := sorted({node.op_type for node in drawing}):
             self.warn(
-                f"the model draws random numbers ({', '.join(sorted(drawing))}): it is run with fixed seeds here, "
+                f"the model draws random numbers ({', '.join(names)}): it is run with fixed seeds here, "
                 "and what is written draws as before"
             )
         self.dataset: Dataset = open_data(self.data, self.model.proto, seed=self.seed, samples=self.samples)

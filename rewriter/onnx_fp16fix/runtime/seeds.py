@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 import onnx
 from onnx import AttributeProto
 
-__all__ = ["DRAWING", "draw_alike", "random_nodes"]
+__all__ = ["DRAWING", "draw_alike", "may_draw", "random_nodes"]
 
 _SEEDS = {
     **dict.fromkeys(
@@ -30,6 +30,11 @@ _OURS = re.compile(r"/fp16fix/|\.wide\b|\.rounded\b")
 def random_nodes(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
     """Nodes that draw other numbers in every session, those in bodies included."""
     return [node for node in _nodes(graph.node) if _draws(node)]
+
+
+def may_draw(ops: Iterable[tuple[str, str]]) -> bool:
+    """Whether ``random_nodes`` may find anything in a model of these ops (domains and types)."""
+    return any(not domain and op in _SEEDS for domain, op in ops)
 
 
 def draw_alike(model: onnx.ModelProto, serialized: bytes) -> bytes:
