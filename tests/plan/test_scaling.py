@@ -20,9 +20,7 @@ from plan.rms_stream import rms_stream
 
 
 def tied(count: int, *equations: dict[int, int], pinned: tuple[int, ...] = ()) -> Ties:
-    ties = Ties()
-    for _ in range(count):
-        ties.variable()
+    ties = Ties(count)
     for variable in pinned:
         ties.pin(variable)
     for equation in equations:

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Set
+from collections.abc import Collection, Sequence, Set
 from dataclasses import dataclass, field
 
-from onnx_fp16fix.operators import Operand, inp
-from onnx_fp16fix.plan.edges import Edge, TensorView
-from onnx_fp16fix.plan.facts import NodeView
+import numpy as np
+
+from onnx_fp16fix.operators import Operand
+from onnx_fp16fix.plan.numbering import Numbering
 from onnx_fp16fix.plan.plan import Slot
 from onnx_fp16fix.plan.problem import Problem
 from onnx_fp16fix.plan.rows import typical_bits
+from onnx_fp16fix.plan.table import UNKNOWN, Bools, Ints
 from onnx_fp16fix.plan.ties import Ties
-from onnx_fp16fix.plan.tolerate import passes_overflow
-from onnx_fp16fix.plan.variables import constant_range, exponent_range, may_shift
 
-__all__ = ["Bits", "Collector", "Demands", "find_demands", "find_linked"]
+__all__ = ["Bits", "Demands", "find_apart", "find_demands", "find_linked"]
 
 Bits = tuple[tuple[float, float], ...]
 """Bits that may be lost at such a price each, rising; beyond them none may."""
@@ -25,226 +25,194 @@ Bits = tuple[tuple[float, float], ...]
 class Demands:
     """Variables are numbers of ``ties``; number 0 is what cannot move.
 
-    ``least``: (v, weight, bound): weight * v >= bound; ``most``: (v, bound, number in ``bits``): v <= bound,
-    or bits lost;
-    ``charges``: (v, price) by tensor: a Mul unless v is 0; ``casts``: prices of those that precisions ask for, by
-    tensor.
+    ``bounds`` (least, most) and ``steps`` (whether each step has a price): by variable. ``least``: rows (v, weight,
+    bound): weight * v >= bound; ``most``: rows (v, bound, number in ``bits``): v <= bound, or bits lost. ``charges``:
+    (v, price) by tensor: a Mul unless v is 0; ``casts``: prices of those that precisions ask for, by tensor.
     """
 
-    ties: Ties = field(default_factory=Ties)
-    bounds: list[tuple[int, int]] = field(default_factory=list)
-    steps: list[bool] = field(default_factory=list)
-    """Whether each step of the variable has a price."""
-    exponent: dict[int, int] = field(default_factory=dict)
+    ties: Ties
+    bounds: Ints
+    steps: Bools
+    exponent: dict[int, int]
     """By tensor identity."""
-    constant: dict[Slot, int] = field(default_factory=dict)
-    least: list[tuple[int, int, int]] = field(default_factory=list)
-    most: list[tuple[int, int, int]] = field(default_factory=list)
-    bits: list[Bits] = field(default_factory=list)
+    constant: dict[Slot, int]
+    least: Ints
+    most: Ints
+    bits: list[Bits]
+    stuck: frozenset[int]
+    """Nodes with operands that cannot move but would have to."""
     charges: dict[int, tuple[int, float]] = field(default_factory=dict)
     results: dict[int, int] = field(default_factory=dict)
     """Tensors whose true value is needed outside, by identity."""
     casts: dict[int, float] = field(default_factory=dict)
-    stuck: set[int] = field(default_factory=set)
-    """Nodes with operands that cannot move but would have to."""
     links: list[tuple[int, int, float]] = field(default_factory=list)
     """Of a tensor and an operand that reads it, equal but for a Mul at such a price."""
     operands: dict[int, dict[Operand, int]] = field(default_factory=dict)
     """Variables of the operands of each node, where such links are asked for."""
 
-    def at_least(self, node: int, variable: int, weight: int, bound: int) -> None:
-        """A demand that shows at the node."""
-        self.least.append((variable, weight, bound))
-        if not variable and bound > 0:
-            self.stuck.add(node)
-
-    def at_most(self, node: int, variable: int, bound: int, bits: int) -> None:
-        """A demand that shows at the node."""
-        self.most.append((variable, bound, bits))
-        if not variable and bound < 0:
-            self.stuck.add(node)
-
-    def variable(self, bounds: tuple[int, int], *, steps: bool = True) -> int:
-        """A new variable."""
-        self.bounds.append(bounds)
-        self.steps.append(steps)
-        return self.ties.variable()
-
 
 def find_demands(problem: Problem) -> Demands:
     """Demands of the region of ``problem``, which needs no variables yet."""
-    return Collector(problem, linked=False).collect(problem.nodes)
+    return _Collector(problem, sorted(problem.nodes)).demands()
 
 
 def find_linked(problem: Problem, nodes: Set[int]) -> Demands:
     """Demands of some nodes of the region, where operands that may get a Mul have a variable of their own, linked to
     that of the tensor."""
-    return Collector(problem, linked=True).collect(nodes)
+    return _Collector(problem, sorted(nodes), linked=True).demands()
 
 
-class Collector:
-    """Adds node by node what the region of ``problem`` asks for to ``found``."""
+def find_apart(problem: Problem, places: Sequence[Collection[int]]) -> tuple[Demands, Ints]:
+    """Demands of places that share no node, as if nothing were known of what is around each, and of each variable the
+    number of its place."""
+    home = {index: number for number, nodes in enumerate(places) for index in nodes}
+    nodes = [index for inside in places for index in sorted(inside)]
+    collector = _Collector(problem, nodes, home=home)
+    return collector.demands(), collector.owner
 
-    def __init__(self, problem: Problem, linked: bool) -> None:
-        self.linked = linked
-        self.problem, self.facts, self.scope = problem, problem.facts, problem.facts.scope
-        self.found = Demands()
-        self.found.ties.pin(self.found.variable((0, 0), steps=False))
-        self.kept = {index for index in range(len(problem.views)) if problem.is_fp32(index)}
-        prices, need = problem.prices, problem.need
-        self.found.bits = [(), ((prices.need_most, prices.need_bit),)]
-        self.seen: dict[tuple[int, int], int] = {}
-        """Variables of operands, by node and tensor."""
-        self.typical_of: dict[int, int] = {}
-        """Number of the bits that a tensor of so many elements may lose."""
-        self.values: list[TensorView] = []
-        """Computed tensors of the region."""
-        self.limits = need.limited
 
-    def collect(self, nodes: Set[int]) -> Demands:
-        for index in sorted(nodes):
-            self._node(self.problem.views[index])
-        for value in self.values:
-            self._tensor(value)
-        return self.found
+class _Collector(Numbering):
+    """What these nodes ask for."""
 
-    def _made(self, value: TensorView) -> bool:
-        """Whether the tensor is made in FP32."""
-        return value.maker is None or value.maker in self.kept or not value.half
+    def demands(self) -> Demands:
+        """All of them."""
+        table, exponent, results = self.table, dict[int, int](), dict[int, int]()
+        charges = dict[int, tuple[int, float]]()
+        columns = (self.value[self.heads].tolist(), self.stored[self.heads].tolist(), self.free.tolist())
+        for number, variable, free in zip(*columns, strict=True):
+            value = table.values[number]
+            exponent[value.key] = variable
+            if free and (value.maker is None or self.facts.scope.outside_uses(value.tensor)):
+                if value.maker is not None:
+                    results[value.key] = variable
+                price = self.prices.mul(value.numel) * self.facts.repeats(value.tensor)
+                charges[value.key] = variable, price
+        alone = np.flatnonzero(self.constant & self.reads & self.movable)
+        slots = zip(self.node[alone].tolist(), table.slot[self.at[alone]].tolist(), strict=True)
+        least, most, bits = self._rows()
+        stuck = [
+            rows[(rows[:, 1] == 0) & (sign * rows[:, 2] > 0), 0] for rows, sign in ((least, 1), (most, -1))
+        ]
+        return Demands(
+            self._ties(), self.bounds, self.steps, exponent,
+            dict(zip(slots, self.stored[alone].tolist(), strict=True)),
+            np.stack([least[:, 1], least[:, 3], least[:, 2]], axis=1), most[:, 1:], bits,
+            frozenset(np.concatenate(stuck).tolist()), charges, results, self._casts(), self._links(),
+            self._operands(),
+        )  # fmt: skip
 
-    def _read(self, index: int, edge: Edge) -> bool:
-        """Whether the operand is read as FP32."""
-        return self._made(edge.value) if edge.either else index in self.kept or not edge.half
+    def _rows(self) -> tuple[Ints, Ints, list[Bits]]:
+        """Rows (node, variable, bound, weight) and (node, variable, bound, number of bits), and those bits."""
+        table, limits = self.table, self.intervals
+        numels, kind = np.unique(np.array([v.numel for v in table.values], np.int64), return_inverse=True)
+        bits: list[Bits] = [(), ((self.prices.need_most, self.prices.need_bit),)]
+        bits += [tuple(typical_bits(self.prices, numel)) for numel in numels.tolist()]
+        places = np.flatnonzero(self.reads & ~self.read)
+        value, constant = self.value[places], self.constant[places]
+        at = self.at[places]
+        # what reads a tensor whose overflow is harmless hands the infinity on, or saturates
+        harmless = table.saturating[at] | limits.tolerant[value]
+        matter, guard = limits.reader[at] & ~constant, limits.guard[at]
+        guard = np.where(matter, limits.held[value], np.where(constant, guard, UNKNOWN))
+        plain = constant & (limits.guard[at] == UNKNOWN) & ~limits.raised[at] & (not self.apart)
+        node, variable = self.node[places], self.seen[places]
 
-    def _node(self, view: NodeView) -> None:
-        found, relation, index = self.found, view.relation, view.node.index
-        exponent, rooms = found.exponent, self.problem.rooms.slots
-        variables: dict[Operand, int] = {}
-        for operand, edge in view.edges.items():
-            value, reads = edge.value, edge.reads
-            if reads and value.constant:
-                variable = self._constant(index, edge) if edge.movable else 0
-            else:
-                variable = exponent[value.key] if value.key in exponent else self._exponent(value)
-                if self.linked and reads and may_shift(self.problem, view, edge):
-                    variable = self._link(variable, view, edge)
-            variables[operand] = variable
-            if variable and not edge.movable:
-                found.ties.pin(variable)
-            if reads:
-                if (room := rooms.get((index, edge.slot))) is not None:
-                    least, most = found.bounds[variable]
-                    found.bounds[variable] = max(least, room[0]), min(most, room[1])
-                if not self._read(index, edge):
-                    self._operand(view, edge, variable)
-        if self.linked:
-            found.operands[index] = variables
-        for equation in relation.equations:
-            found.ties.equate([(variables[o], weight) for o, weight in equation if o in variables])
-        if index not in self.kept:
-            self._inner(view, variables)
+        least = _chosen(2 * self.place[places], node, variable, limits.lowest[value], 1, ~harmless)
+        highest = _chosen(3 * places, node, variable, limits.highest[value], 1, matter)
+        guards = _chosen(3 * places + 1, node, variable, guard, 0, ~limits.raised[at])
+        typical = _chosen(
+            3 * places + 2, node, variable, limits.typical[value], kind[value] + 2,
+            plain | (~constant & self.made[value]),
+        )  # fmt: skip
+        least, most = _ordered(least, self._inner()), _ordered(highest, guards, typical)
+        # tensors as they are made
+        number = self.value[self.heads]
+        maker = table.maker[number]
+        chosen = ~self.made[number] & ~self.constants[number]
+        if self.apart:
+            chosen &= self.homes[maker] == self.homes[self.node[self.heads]]
+        number, maker, variable = number[chosen], maker[chosen], self.stored[self.heads][chosen]
+        key = 3 * np.arange(len(number))
+        least_made = _chosen(key, maker, variable, limits.lowest[number], 1, ~limits.tolerant[number])
+        most_made = _ordered(
+            _chosen(key, maker, variable, limits.typical[number], kind[number] + 2, True),
+            _chosen(key + 1, maker, variable, limits.highest[number], 1, True),
+            _chosen(key + 2, maker, variable, limits.held[number], 0, True),
+        )
+        return np.concatenate([least, least_made[:, 1:]]), np.concatenate([most, most_made]), bits
 
-    def _inner(self, view: NodeView, variables: Mapping[Operand, int]) -> None:
-        """What values inside the kernel ask for."""
-        for inner in view.relation.inner:
-            if inner.magnitude > 0:
-                lowest = self.facts.lowest_for(inner.magnitude * self.facts.margin)
-                variable = variables.get(inner.operand, 0)
-                self.found.at_least(view.node.index, variable, inner.coefficient, lowest)
+    def _inner(self) -> Ints:
+        """What values inside kernels ask for."""
+        found = list[tuple[int, int, int, int, int]]()
+        places = {index: place for place, index in enumerate(self.nodes)}
+        for index in self.table.inner:
+            if (place := places.get(index)) is None or self.kept[index]:
+                continue
+            view, begin = self.problem.views[index], self.begins[place]
+            for inner in view.relation.inner:
+                if inner.magnitude > 0:
+                    lowest = self.facts.lowest_for(inner.magnitude * self.facts.margin)
+                    known = inner.operand in view.operands
+                    variable = int(self.seen[begin + view.operands.index(inner.operand)]) if known else 0
+                    found.append((2 * place + 1, index, variable, lowest, inner.coefficient))
+        return np.array(found, np.int64).reshape(-1, 5)
 
-    def _constant(self, index: int, edge: Edge) -> int:
-        variable = self.found.variable(constant_range(self.problem, edge, index))
-        self.found.constant[index, edge.slot] = variable
-        return variable
+    def _ties(self) -> Ties:
+        table, problem, variables = self.table, self.problem, self.seen.tolist()
+        ties = Ties(len(self.bounds))
+        ties.pin(0)
+        late = dict[int, list[int]]()  # its maker may be none of the nodes
+        for place in self.heads[self.free].tolist() if self.linked else ():
+            value = table.values[self.value[place]]
+            if value.maker is not None and not problem.made_at(value).movable:
+                late.setdefault(int(self.place[place]), []).append(int(self.stored[place]))
+        forms = table.form[self.nodes].tolist()
+        for place, (form, begin) in enumerate(zip(forms, self.begins.tolist(), strict=True)):
+            _, pinned, equations = table.forms[form]
+            for operand in pinned:
+                if variable := variables[begin + operand]:
+                    ties.pin(variable)
+            for variable in late.get(place, ()):
+                ties.pin(variable)
+            for equation in equations:
+                ties.equate([(variables[begin + operand], weight) for operand, weight in equation])
+        return ties
 
-    def _link(self, variable: int, view: NodeView, edge: Edge) -> int:
-        """The variable of an operand that may get a Mul; one for all that the node reads of the same tensor."""
-        value, slot = edge.value, (view.node.index, edge.value.key)
-        if slot not in self.seen:
-            bounds = constant_range(self.problem, edge, view.node.index)
-            self.seen[slot] = self.found.variable(bounds, steps=False)
-            price = self.problem.prices.mul(view.numel(edge.operand)) * self.facts.repeats(value.tensor)
-            self.found.links.append((variable, self.seen[slot], price))
-        return self.seen[slot]
+    def _casts(self) -> dict[int, float]:
+        if not self.kept.any():
+            return {}
+        table, number = self.table, self.value[self.heads]
+        chosen = self.mismatched[number] & (table.maker[number] >= 0) & ~self.constants[number]
+        values = [table.values[place] for place in number[chosen].tolist()]
+        return {v.key: self.prices.cast(v.numel) * self.facts.repeats(v.tensor) for v in values}
 
-    def _exponent(self, value: TensorView) -> int:
-        """A new variable, or 0 where what is outside of the region knows of none."""
-        variable = 0
-        if not self._encloses(value):
-            if fixed := self.problem.fixed.get(value.key, 0):
-                variable = self.found.variable((fixed, fixed), steps=False)
-        elif value.maker is not None:
-            variable = self.found.variable(exponent_range(self.problem, value))
-            if self.linked and not self.problem.made_at(value).movable:
-                self.found.ties.pin(variable)  # its maker may be none of the nodes
-            if self.scope.outside_uses(value.tensor):
-                self.found.results[value.key] = variable
-                self._charge(variable, value)
-        else:
-            least, most = exponent_range(self.problem, value)
-            variable = self.found.variable((least - most, most - least), steps=False)
-            self._charge(variable, value)
-        self.found.exponent[value.key] = variable
-        if not value.constant:
-            self.values.append(value)
-        return variable
+    def _links(self) -> list[tuple[int, int, float]]:
+        found = []
+        for place in sorted(self.ahead.tolist()):
+            view, value = self.problem.views[self.node[place]], self.table.values[self.value[place]]
+            operand = view.operands[place - self.begins[self.place[place]]]
+            price = self.prices.mul(view.numel(operand)) * self.facts.repeats(value.tensor)
+            found.append((int(self.stored[place]), int(self.seen[place]), price))
+        return found
 
-    def _encloses(self, value: TensorView) -> bool:
-        """Whether the exponent of the tensor is free."""
-        return self.problem.encloses(value)
+    def _operands(self) -> dict[int, dict[Operand, int]]:
+        if not self.linked:
+            return {}
+        views, seen = self.problem.views, iter(self.seen.tolist())
+        return {index: dict(zip(views[index].operands, seen, strict=False)) for index in self.nodes}
 
-    def _charge(self, variable: int, value: TensorView) -> None:
-        price = self.problem.prices.mul(value.range.numel)
-        self.found.charges[value.key] = (variable, price * self.facts.repeats(value.tensor))
 
-    def _operand(self, view: NodeView, edge: Edge, variable: int) -> None:
-        """What an operand read as FP16 must satisfy."""
-        problem, found, value, index = self.problem, self.found, edge.value, view.node.index
-        slot, need = (index, edge.slot), problem.need
-        if value.lowest is not None and edge.slot not in view.relation.saturating:
-            tolerant = problem.tolerant
-            if value.key not in tolerant or not passes_overflow(self.facts, view.node, edge.slot, tolerant):
-                found.at_least(index, variable, 1, value.lowest)
-        if not value.constant:
-            if value.key in self.limits and slot in need.readers:
-                self._needs(index, value, variable)
-            if self._made(value):
-                self._typical(index, value, variable)
-        elif slot in need.raised:
-            pass  # it vanishes at no exponent: emission raises it
-        elif (guard := need.guards.get(slot)) is not None:
-            found.at_most(index, variable, guard, 0)
-        else:
-            self._typical(index, value, variable)
+def _chosen(
+    key: Ints, node: Ints, variable: Ints, bound: Ints, last: Ints | int, chosen: Bools | bool
+) -> Ints:
+    """Rows of those with a bound, with a key to sort by in front."""
+    rows = np.stack(np.broadcast_arrays(key, node, variable, bound, last), axis=1)
+    asked: Ints = rows[(bound != UNKNOWN) & chosen]
+    return asked
 
-    def _typical(self, node: int, value: TensorView, variable: int) -> None:
-        if value.typical is None:
-            return
-        numel = value.numel
-        bits = self.typical_of.get(numel)
-        if bits is None:
-            bits = self.typical_of[numel] = len(self.found.bits)
-            self.found.bits.append(tuple(typical_bits(self.problem.prices, numel)))
-        self.found.at_most(node, variable, value.typical, bits)
 
-    def _needs(self, node: int, value: TensorView, variable: int) -> None:
-        highest, guard = self.limits[value.key]
-        if highest is not None:
-            self.found.at_most(node, variable, highest, 1)
-        if guard is not None:
-            self.found.at_most(node, variable, guard, 0)
-
-    def _tensor(self, value: TensorView) -> None:
-        """What a tensor must satisfy as it is made, and its casts."""
-        made, variable, maker = self._made(value), self.found.exponent[value.key], value.maker
-        if not made and maker is not None:
-            if value.lowest is not None and value.key not in self.problem.tolerant:
-                self.found.at_least(maker, variable, 1, value.lowest)
-            self._typical(maker, value, variable)
-            if value.key in self.limits:
-                self._needs(maker, value, variable)
-        if self.kept and maker is not None:
-            views = self.problem.views
-            if any(made != self._read(index, views[index].edges[inp(slot)]) for index, slot in value.readers):
-                price = self.problem.prices.cast(value.range.numel)
-                self.found.casts[value.key] = price * self.facts.repeats(value.tensor)
+def _ordered(*rows: Ints) -> Ints:
+    """The rows in the order of their keys, without these."""
+    found = np.concatenate(rows)
+    ordered: Ints = found[np.argsort(found[:, 0], kind="stable"), 1:]
+    return ordered

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from typing import TypeVar
 
 import numpy as np
@@ -72,12 +71,12 @@ class Unknowns:
         self.reach = problem.bound
         self.low, self.high = self._bounds()
         self._list_hinges()
-        steps = np.abs(self.factor) * np.array(demands.steps, np.int64) * problem.prices.step
+        steps = np.abs(self.factor) * demands.steps * problem.prices.step
         self.steps = np.bincount(self.of, steps, len(self.pinned))
         self.rows = Rows.of(classes.equations)
 
     def _bounds(self) -> tuple[Ints, Ints]:
-        bounds = _table(self.demands.bounds, 2)
+        bounds = self.demands.bounds
         least, most = through(self.factor, bounds[:, 0], bounds[:, 1])
         low = np.full(len(self.pinned), -self.reach)
         high = np.full(len(self.pinned), self.reach)
@@ -88,7 +87,7 @@ class Unknowns:
 
     def _list_hinges(self) -> None:
         """Demands as prices max(0, slope * x - offset) * price of an unknown x."""
-        least, most = _table(self.demands.least, 3), _table(self.demands.most, 3)
+        least, most = self.demands.least, self.demands.most
         # each bit that may be lost, and each beyond them, changes the slope of the price
         starts, further, rises = _slopes(self.demands.bits)
         count = np.diff(starts)[most[:, 2]]
@@ -258,10 +257,6 @@ class Unknowns:
         tensors = frozenset(key for key, v in demands.exponent.items() if chosen[v])
         nodes = frozenset(index for (index, _), v in demands.constant.items() if chosen[v])
         return tensors | demands.casts.keys(), nodes | demands.stuck
-
-
-def _table(rows: Sequence[tuple[int, ...]], width: int) -> Ints:
-    return np.fromiter(chain.from_iterable(rows), np.int64, width * len(rows)).reshape(-1, width)
 
 
 def _slopes(bits: Sequence[Bits]) -> tuple[Ints, Ints, Floats]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,8 @@ Floats = npt.NDArray[np.float64]
 
 UNKNOWN = 1 << 20
 """No exponent."""
+_SLOTS = 1 << 32
+"""More than any node has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +44,9 @@ class Table:
     By operand: ``node``; ``slot``; ``value``: number of its tensor; ``reads``, ``half``, ``either``, ``movable`` as
     ``Edge`` has them; ``constant``: whether its tensor is; ``saturating``: whether it may overflow without harm;
     ``tied``: whether its exponent depends on others that no constant absorbs. By tensor, in the order of ``values``:
-    ``sizes``. ``inner``: nodes with values inside the kernel that must fit.
+    ``sizes``; ``maker``: the node that makes it, -1 for none; ``made_half``: whether as FP16 where that runs in FP16.
+    By node: ``fp16``, whether it can run in FP16; ``form``: number of what it says in ``forms``. ``inner``: nodes with
+    values inside the kernel that must fit.
     """
 
     def __init__(self, views: Sequence[NodeView], values: Sequence[TensorView], sizes: Sizes) -> None:
@@ -50,9 +54,11 @@ class Table:
         self.number = {value.key: number for number, value in enumerate(values)}
         rows = _Rows()
         rows.collect(views)
-        self.inner = rows.inner
+        self.inner, self.forms = rows.inner, rows.forms
+        self.form = np.array(rows.of, np.int64)
+        self.fp16 = np.array([form.fp16 for form in rows.forms], bool)[self.form]
         flags = np.array(rows.flags, bool).reshape(-1, 6)
-        count, at = spans(np.array(rows.begins, np.int64), np.array(rows.of, np.int64))
+        count, at = spans(np.array(rows.begins, np.int64), self.form)
         self.starts = np.concatenate([[0], np.cumsum(count)])
         self.node = np.repeat(np.arange(len(views)), count)
         self.slot = np.array(rows.slots, np.int64)[at]
@@ -60,12 +66,24 @@ class Table:
         number = self.number
         self.value: Ints = np.array([number[value.key] for view in views for value in view.floats], np.int64)
         self.constant = np.array([value.constant for value in values], bool)[self.value]
+        self.maker: Ints = np.array([-1 if v.maker is None else v.maker for v in values], np.int64)
+        self.made_half = np.array([value.half for value in values], bool)
+        self._reads = np.flatnonzero(self.reads)
+        self._codes = self.node[self._reads] * _SLOTS + self.slot[self._reads]
 
     def among(self, keys: Iterable[int]) -> Bools:
         """Whether each tensor is one of those with these identities."""
         found = np.zeros(len(self.values), bool)
         found[[self.number[key] for key in keys if key in self.number]] = True
         return found
+
+    def read_in(self, slots: Iterable[tuple[int, int]]) -> Ints:
+        """The operand that each slot (node, slot) reads; the number of operands where that is no float."""
+        codes = np.array([node * _SLOTS + slot for node, slot in slots], np.int64)
+        found = np.searchsorted(self._codes, codes)
+        known = np.append(self._codes, -1)[found] == codes
+        places: Ints = np.where(known, np.append(self._reads, 0)[found], len(self.node))
+        return places
 
     def at(self, nodes: Iterable[int]) -> Bools:
         """Whether each operand is one of these nodes."""
@@ -74,12 +92,22 @@ class Table:
         return found[self.node]
 
 
+class Form(NamedTuple):
+    """What nodes alike in all that exponents ask of their operands say, with the operands as places: ``pinned`` ones;
+    ``equations``: (place, weight)."""
+
+    fp16: bool
+    pinned: tuple[int, ...]
+    equations: tuple[tuple[tuple[int, int], ...], ...]
+
+
 class _Rows:
     """Flags of operands, once for all nodes that agree in them."""
 
     def __init__(self) -> None:
         self.of: list[int] = []
-        """By node: which of the groups of rows is its own."""
+        """By node: the number of its form."""
+        self.forms: list[Form] = []
         self.begins, self.slots = [0], list[int]()
         self.flags: list[tuple[bool, ...]] = []
         self.inner: list[int] = []
@@ -100,6 +128,13 @@ class _Rows:
 
     def _add(self, view: NodeView) -> None:
         relation, tied = view.relation, tied_operands(view)
+        places = {operand: place for place, operand in enumerate(view.operands)}
+        pinned = tuple(place for operand, place in places.items() if operand not in relation.movable)
+        equations = tuple(
+            tuple((places[operand], weight) for operand, weight in equation if operand in places)
+            for equation in relation.equations
+        )
+        self.forms.append(Form(view.slots.fp16, pinned, equations))
         for operand, reads, half, either in view.kind.parts:
             slot = operand[1]
             self.slots.append(slot)

@@ -19,19 +19,14 @@ _Equation = dict[int, _Ratio]
 class Ties:
     """Variables are numbers from 0 on; ``equate`` says that a weighted sum of them is zero, ``pin`` that one is."""
 
-    def __init__(self) -> None:
-        self._parent: list[int] = []
-        self._ratio: list[_Ratio] = []
+    def __init__(self, variables: int) -> None:
+        """So many, tied to none."""
+        self._parent = list(range(variables))
+        self._ratio: list[_Ratio] = [1] * variables
         """variable = ratio * parent."""
         self._pinned: set[int] = set()
         """Roots."""
         self._open: list[Mapping[int, int]] = []
-
-    def variable(self) -> int:
-        """A new one, tied to none."""
-        self._parent.append(len(self._parent))
-        self._ratio.append(1)
-        return len(self._parent) - 1
 
     def pin(self, variable: int) -> None:
         """It is zero."""

@@ -14,6 +14,7 @@ from onnx_fp16fix.plan.room import Interval
 from onnx_fp16fix.plan.table import UNKNOWN
 
 __all__ = [
+    "ROOM",
     "constant_range",
     "exponent_range",
     "largest_exponent",
@@ -24,7 +25,7 @@ __all__ = [
     "tensor_variables",
 ]
 
-_ROOM = 8
+ROOM = 8
 """Steps beyond the range a tensor itself asks for: room for compromises with its neighbours."""
 _MOVERS = frozenset(
     "Reshape Transpose Squeeze Unsqueeze Flatten Slice Gather Expand Tile DepthToSpace SpaceToDepth Identity".split()
@@ -139,7 +140,7 @@ def exponent_range(problem: Problem, value: TensorView) -> tuple[int, int]:
     if lowest is None:
         return _within((-bound, bound), room)
     typical = lowest if value.typical is None else value.typical
-    least, most = min(lowest, 0, typical) - _ROOM, max(lowest, 0, typical) + _ROOM
+    least, most = min(lowest, 0, typical) - ROOM, max(lowest, 0, typical) + ROOM
     return _within((max(least, -bound), min(most, bound)), room)
 
 
