@@ -22,8 +22,9 @@ _SMALL = 2000
 """Variables of a program that is not worth taking apart."""
 _ROUNDS = 20
 """Rounds in which equations with one unknown fix it; what is left is up to the solver."""
-_FEW = 4
-"""Fewer blocks of one structure are not worth taking together."""
+_FEW, _TINY = 4, 50
+"""Fewer blocks of one structure are not worth taking together, unless all of these have so few variables: HiGHS takes
+10 ms for each call."""
 
 
 def solve_apart(
@@ -68,10 +69,14 @@ def _solved_together(blocks: Sequence[Arrays]) -> list[Floats | None]:
     answers: list[Floats | None] = [None] * len(blocks)
     structures: dict[tuple[bytes, ...], list[int]] = {}
     for place, block in enumerate(blocks):
-        if len(block.cost) <= _TOGETHER:
-            structures.setdefault(block.structure(), []).append(place)
+        structures.setdefault(block.structure(), []).append(place)
+    rare = [places for places in structures.values() if len(places) < _FEW]
+    tiny = sum(len(blocks[place].cost) for places in rare for place in places) <= _TINY
     for places in structures.values():
-        if len(places) < _FEW or (found := solve_alike([blocks[place] for place in places])) is None:
+        if (len(places) < _FEW and not tiny) or len(blocks[places[0]].cost) > _TOGETHER:
+            continue
+        found = solve_alike([blocks[place] for place in places])
+        if found is None:
             continue
         for place, own in zip(places, found, strict=True):
             if not np.isnan(own).any():
