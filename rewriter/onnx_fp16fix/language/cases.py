@@ -55,7 +55,7 @@ def build_model(suite: Suite, given: Mapping[str, Given], opset: int = 17) -> on
     except (Untranslatable, KeyError) as error:
         raise ValueError(f"the case cannot be written as a model: {error}") from None
     for index, (placeholder, values) in enumerate(emitter.constants.items()):
-        emitter.rename(placeholder, f"constant_{index}")
+        emitter.rename({placeholder: f"constant_{index}"})
         graph.initializer.append(numpy_helper.from_array(values, f"constant_{index}"))
     for name, entry in inputs.items():
         facts = entry.facts or {}

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import lru_cache
-from typing import Any
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +12,7 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from onnx_fp16fix.language.operations import moved_slot, takes_floats
 from onnx_fp16fix.model import Names, Patch
+from onnx_fp16fix.model.infer import Dim
 
 __all__ = ["METADATA_KEY", "ConstantPool", "Emitter", "Untranslatable"]
 
@@ -20,6 +20,9 @@ METADATA_KEY = "fp16fix.rule"
 """Key of the metadata entry that says which rule made a node."""
 _SIZES = 1 << 10
 """Elements of constants up to which the type of a replacement is remembered."""
+_KNOWN: Final[dict[Hashable, onnx.TypeProto]] = {}
+"""Types of replacements that repeat themselves in a model."""
+_MOST_KNOWN = 256
 _METADATA_SINCE_IR = 10
 """First ONNX IR version whose nodes have metadata_props."""
 
@@ -75,7 +78,8 @@ class Emitter:
         """Placeholder name of a constant of the emitter's type."""
         with np.errstate(over="ignore"):
             values = np.asarray(value, np.float64).astype(helper.tensor_dtype_to_np_dtype(self.dtype))
-        if not self.literal and not np.array_equal(np.isfinite(values), np.isfinite(np.asarray(value))):
+        finite = np.isfinite(values)
+        if not (self.literal or finite.all() or np.array_equal(finite, np.isfinite(np.asarray(value)))):
             raise Untranslatable(f"the constant {value} does not fit its type")
         return self.array(values)
 
@@ -142,18 +146,19 @@ class Emitter:
                 if bound:
                     kept[key] = float(self.constants.pop(bound))
 
-    def rename(self, old: str, new: str) -> None:
-        """Give a value made here another name."""
+    def rename(self, new: Mapping[str, str]) -> None:
+        """Give values made here other names."""
         for node in self.nodes:
             for names in (node.input, node.output):
                 for slot, name in enumerate(names):
-                    if name == old:
-                        names[slot] = new
+                    if name in new:
+                        names[slot] = new[name]
 
     def flush(self, patch: Patch, pool: ConstantPool, place: Callable[[NodeProto], int]) -> list[NodeProto]:
         """Write nodes (each before the node of index ``place(node)``) and constants into the patch."""
-        for placeholder, values in self.constants.items():
-            self.rename(placeholder, pool.add(values, f"{self.base}/constant"))
+        self.rename(
+            {name: pool.add(values, f"{self.base}/constant") for name, values in self.constants.items()}
+        )
         for node in self.nodes:
             patch.insert(place(node), node)
         return self.nodes
@@ -171,61 +176,80 @@ def _whole(value: Any) -> Any:
 def inferred_output(
     nodes: Sequence[NodeProto],
     constants: dict[str, npt.NDArray[Any]],
-    inputs: Sequence[onnx.ValueInfoProto],
+    inputs: Mapping[str, tuple[int, tuple[Dim, ...] | None]],
     output: str,
     opset: int,
 ) -> onnx.TypeProto | None:
-    """Type of ``output`` when the nodes run on the inputs, or None where inference cannot tell."""
-    tensors = [numpy_helper.from_array(values, name) for name, values in constants.items()]
-    wanted = helper.make_empty_tensor_value_info(output)
-    graph = helper.make_graph(list(nodes), "replacement", list(inputs), [wanted], tensors)
-    others = sorted({node.domain for node in nodes if node.domain})  # ONNX knows no types of theirs
-    imports = [helper.make_opsetid("", opset), *(helper.make_opsetid(domain, 1) for domain in others)]
-    model = helper.make_model(graph, opset_imports=imports)
-    nameless = _nameless(model) if sum(values.size for values in constants.values()) <= _SIZES else None
-    found = None if nameless is None else _known_type(nameless, not others)
-    if found is None:  # what is wrong is told with the names that it has here
+    """Type of ``output`` when the nodes run on the inputs (type and shape), or None where inference cannot tell.
+
+    Raises Untranslatable where the nodes do not fit their inputs.
+    """
+    nameless = _nameless(nodes, constants, inputs, output, opset)
+    found = None if nameless is None else _KNOWN.get(nameless)
+    if found is None:
         try:
-            found = _output_type(model, not others)
+            found = _output_type(nodes, constants, inputs, output, opset)
         except (onnx.shape_inference.InferenceError, RuntimeError) as error:
             raise Untranslatable(
                 f"the replacement does not fit the shapes: {str(error).splitlines()[-1]}"
             ) from None
+        if nameless is not None:
+            if len(_KNOWN) >= _MOST_KNOWN:
+                _KNOWN.clear()
+            _KNOWN[nameless] = found
     return found if found.tensor_type.elem_type != TensorProto.UNDEFINED else None
 
 
-def _output_type(model: onnx.ModelProto, strict: bool) -> onnx.TypeProto:
-    inferred = onnx.shape_inference.infer_shapes(model, strict_mode=strict, data_prop=True)
+def _output_type(
+    nodes: Sequence[NodeProto],
+    constants: dict[str, npt.NDArray[Any]],
+    inputs: Mapping[str, tuple[int, tuple[Dim, ...] | None]],
+    output: str,
+    opset: int,
+) -> onnx.TypeProto:
+    tensors = [numpy_helper.from_array(values, name) for name, values in constants.items()]
+    given = [helper.make_tensor_value_info(name, *inputs[name]) for name in sorted(inputs)]
+    wanted = helper.make_empty_tensor_value_info(output)
+    graph = helper.make_graph(list(nodes), "replacement", given, [wanted], tensors)
+    others = sorted({node.domain for node in nodes if node.domain})  # ONNX knows no types of theirs
+    imports = [helper.make_opsetid("", opset), *(helper.make_opsetid(domain, 1) for domain in others)]
+    model = helper.make_model(graph, opset_imports=imports)
+    inferred = onnx.shape_inference.infer_shapes(model, strict_mode=not others, data_prop=True)
     found: onnx.TypeProto = inferred.graph.output[0].type
     return found
 
 
-@lru_cache(maxsize=256)
-def _known_type(nameless: bytes, strict: bool) -> onnx.TypeProto | None:
-    """The same for what repeats itself in a model; None where it cannot be inferred."""
-    try:
-        return _output_type(onnx.ModelProto.FromString(nameless), strict)
-    except (onnx.shape_inference.InferenceError, RuntimeError):
-        return None
-
-
-def _nameless(model: onnx.ModelProto) -> bytes | None:
-    """The model with numbers for names; None where bodies read names too."""
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    graph, numbers = copy.graph, {"": ""}
-    if any(
-        attribute.HasField("g") or attribute.graphs for node in graph.node for attribute in node.attribute
+def _nameless(
+    nodes: Sequence[NodeProto],
+    constants: dict[str, npt.NDArray[Any]],
+    inputs: Mapping[str, tuple[int, tuple[Dim, ...] | None]],
+    output: str,
+    opset: int,
+) -> Hashable | None:
+    """All that the type follows from, with numbers for names; None where bodies read names too, or for much data."""
+    attributes = [attribute for node in nodes for attribute in node.attribute]
+    if sum(values.size for values in constants.values()) > _SIZES or any(
+        attribute.HasField("g") or attribute.graphs for attribute in attributes
     ):
         return None
+    numbers: dict[str, int] = {}
 
-    def number(name: str) -> str:
-        return numbers.setdefault(name, str(len(numbers)))
+    def number(name: str) -> int:
+        return numbers.setdefault(name, len(numbers)) if name else -1
 
-    for node in graph.node:
-        node.name = ""
-        node.input[:], node.output[:] = map(number, node.input), map(number, node.output)
-    for named in (*graph.input, *graph.output, *graph.initializer):
-        named.name = number(named.name)
-    key: bytes = copy.SerializeToString(deterministic=True)
-    return key
+    return (
+        opset,
+        *(
+            (
+                node.op_type,
+                node.domain,
+                tuple(map(number, node.input)),
+                tuple(map(number, node.output)),
+                *(each.SerializeToString(deterministic=True) for each in node.attribute),
+            )
+            for node in nodes
+        ),
+        frozenset((number(name), about) for name, about in inputs.items()),
+        frozenset((number(name), v.dtype.str, v.shape, v.tobytes()) for name, v in constants.items()),
+        number(output),
+    )

@@ -23,7 +23,7 @@ from onnx_fp16fix.language.op_index import OpIndex, alternatives
 from onnx_fp16fix.language.pattern import Operation, Pattern, Roots, patterns_in
 from onnx_fp16fix.language.roots import needed_ops, root_ops, root_slot
 from onnx_fp16fix.language.rule import Rule
-from onnx_fp16fix.language.scope_table import ScopeTable
+from onnx_fp16fix.language.scope_table import Hashes, ScopeTable
 from onnx_fp16fix.language.terms import Term
 from onnx_fp16fix.language.watched import WatchedScope
 
@@ -66,8 +66,7 @@ class Finder:
         survey = _Survey(self.scope, self.matcher, [rule for rule in rules if _may_be_shared(rule)])
         alone = survey.run()
         self._families, self.seconds = survey.families, survey.seconds
-        if self._families:
-            self._alone = OpIndex(self.scope, self.matcher.sketches, among=alone)
+        self._alone = OpIndex(self.scope, self.matcher.sketches, among=alone)
 
     def tries(self, rule: Rule, wanted: Set[int] | None = None) -> Iterator[tuple[int, Iterable[Match]]]:
         """Nodes where the rule may match, in order, each with its matches there: one an alternative, when asked.
@@ -135,18 +134,24 @@ class _Survey:
             np.int64,
         )
         alone: list[int] = []
-        if not table.repeats(_ROUNDS, FEWEST):
+        if not any(map(self._may_match, _alike(roots, table.likeness_of_ops(_ROUNDS)))):
             alone = roots.tolist()
-        elif len(roots):
-            likeness = table.likeness(_ROUNDS)[roots]
-            order = np.argsort(likeness, kind="stable")
-            borders = np.flatnonzero(np.diff(likeness[order])) + 1
-            for group in np.split(roots[order], borders):
+        else:
+            for group in _alike(roots, table.likeness(_ROUNDS)):
                 alone += self._group(table, group).tolist()
         rest = time.process_time() - start - sum(self.seconds.values())
         for rule in self.seconds:  # what all rules need once is shared out
             self.seconds[rule] += rest / len(self.seconds)
         return sorted(alone)
+
+    def _may_match(self, nodes: Integers) -> bool:
+        """Whether these are many, and anything fits at one or another of them: else they need no closer look."""
+        some = nodes[len(nodes) // 4 :: max(len(nodes) // 4, 1)] if len(nodes) >= FEWEST else nodes[:0]
+        return any(
+            _fitting(self.matcher, rule, patterns, self.scope.nodes[node])
+            for node in some.tolist()
+            for rule, patterns in self._rules[self.scope.nodes[node].op]
+        )
 
     def _group(self, table: ScopeTable, nodes: Integers) -> Integers:
         """Families among nodes that look alike; the nodes left over."""
@@ -191,12 +196,24 @@ def _all_matches(
     matcher: Matcher, rule: Rule, patterns: Sequence[Pattern], root: ViewNode
 ) -> list[Match] | None:
     """At most one match for each alternative; None where not even a sketch fits."""
-    sketches, value = matcher.sketches, Term(root.outputs[0])
-    fitting = [pattern for pattern in patterns if sketches.fits(sketches.of(pattern, rule.variables), value)]
+    fitting = _fitting(matcher, rule, patterns, root)
     if not fitting:
         return None
     tried = (matcher.at(pattern, root, rule.variables, rule.shared) for pattern in fitting)
     return [match for match in tried if match is not None]
+
+
+def _fitting(matcher: Matcher, rule: Rule, patterns: Sequence[Pattern], root: ViewNode) -> list[Pattern]:
+    """The alternatives whose sketch fits."""
+    sketches, value = matcher.sketches, Term(root.outputs[0])
+    return [pattern for pattern in patterns if sketches.fits(sketches.of(pattern, rule.variables), value)]
+
+
+def _alike(nodes: Integers, likeness: Hashes) -> list[Integers]:
+    """The nodes in groups that look alike."""
+    order = np.argsort(likeness[nodes], kind="stable")
+    borders = np.flatnonzero(np.diff(likeness[nodes][order])) + 1
+    return np.split(nodes[order], borders) if len(nodes) else []
 
 
 def _may_be_shared(rule: Rule) -> bool:

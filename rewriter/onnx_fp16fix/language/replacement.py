@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from onnx import helper
-
 from onnx_fp16fix.graph import ScopeView
 from onnx_fp16fix.language.bindings import Match
 from onnx_fp16fix.language.edit import Edit
@@ -37,7 +35,7 @@ class Replacer:
         made: dict[str, str] = {}
         for result, output in zip(results, outputs, strict=True):
             if result not in made and any(result in node.output for node in emitter.nodes):
-                emitter.rename(result, output)
+                emitter.rename({result: output})
                 made[result] = output
             else:
                 emitter.call("Identity", "", [made.get(result, result)], {}, output=output)
@@ -76,10 +74,7 @@ class Replacer:
         )
         if shape is None or any(not self.scope.dtype(name) for name in outside):
             return
-        inputs = [
-            helper.make_tensor_value_info(name, self.scope.dtype(name), self.scope.shape(name))
-            for name in sorted(outside)
-        ]
+        inputs = {name: (self.scope.dtype(name), self.scope.shape(name)) for name in outside}
         # names of constants are placeholders until the edit is sure
         found = inferred_output(emitter.nodes, emitter.constants, inputs, output, self.scope.model.opset)
         if found is None:

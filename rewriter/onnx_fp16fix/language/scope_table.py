@@ -18,7 +18,7 @@ from onnx import AttributeProto
 
 from onnx_fp16fix.graph import ConstantTensor, ScopeView, ViewNode
 
-__all__ = ["ScopeTable"]
+__all__ = ["Hashes", "ScopeTable"]
 
 _SIZES = 64
 """Integers in a constant up to which they are part of its key: axes, shapes, permutations."""
@@ -37,66 +37,82 @@ class ScopeTable:
         self.scope, self._varying = scope, varying
         self.tensors: list[gs.Tensor] = []
         self.numbers: dict[int, int] = {}
+        """By identity; -1 for an operand that is absent."""
         self._keys: dict[Hashable, int] = {}
         self._contents: dict[int, int] = {}
         sources, first, result = list[int](), [0], list[int]()
         made: dict[int, tuple[int, int]] = {}
+        known = self.numbers
         for node in scope.nodes:
-            sources += [self._number(tensor) for tensor in node.inputs]
+            for tensor in node.inputs:
+                number = known.get(id(tensor))
+                sources.append(self._number(tensor) if number is None else number)
             first.append(len(sources))
             outputs = [self._number(tensor) for tensor in node.outputs]
             result.append(outputs[0] if outputs else -1)
-            made.update((number, (node.index, slot)) for slot, number in enumerate(outputs) if number >= 0)
+            for slot, number in enumerate(outputs):
+                made[number] = (node.index, slot)
+        made.pop(-1, None)
         self.maker, self.slot = (np.full(len(self.tensors), -1) for _ in range(2))
-        for number, (index, position) in made.items():
-            self.maker[number], self.slot[number] = index, position
-        self.sources, self.first, self.result = np.array(sources), np.array(first), np.array(result)
+        if made:
+            places = np.array(list(made.values()))
+            self.maker[list(made)], self.slot[list(made)] = places[:, 0], places[:, 1]
+        self.sources, self.first, self.result = np.array(sources, np.int64), np.array(first), np.array(result)
 
     @cached_property
     def node_key(self) -> Integers:
         """A number for each node that only nodes share which cannot be told apart."""
-        return np.array([self._node_key(node) for node in self.scope.nodes])
+        readers = np.bincount(self.sources[self.sources >= 0], minlength=len(self.tensors)).tolist()
+        sources, first = self.sources.tolist(), self.first.tolist()
+        return np.array(
+            [
+                self._node_key(node, sources[start:end], readers)
+                for node, start, end in zip(self.scope.nodes, first, first[1:], strict=False)
+            ]
+        )
 
     @cached_property
     def tensor_key(self) -> Integers:
         """The same for each tensor."""
         return np.array(list(map(self._tensor_key, self.tensors)))
 
-    def repeats(self, rounds: int, fewest: int) -> bool:
-        """Whether so many nodes may look alike, as far as their ops alone tell."""
+    def likeness_of_ops(self, rounds: int) -> Hashes:
+        """As ``likeness``, as far as ops alone tell: nodes that differ here look different."""
         ops: dict[str, int] = {}
         codes = np.array([ops.setdefault(node.op, len(ops)) for node in self.scope.nodes])
-        hashes = self._hashes(codes, (self.maker >= 0).astype(np.int64), rounds)
-        return bool(len(hashes) and np.unique(hashes, return_counts=True)[1].max() >= fewest)
+        return self._hashes(codes, (self.maker >= 0).astype(np.int64), rounds)
 
     def _number(self, tensor: gs.Tensor) -> int:
-        if tensor.is_empty():
-            return -1
-        number = self.numbers.setdefault(id(tensor), len(self.tensors))
+        number = -1 if tensor.is_empty() else self.numbers.get(id(tensor), len(self.tensors))
         if number == len(self.tensors):
             self.tensors.append(tensor)
+        self.numbers[id(tensor)] = number
         return number
 
     def _key(self, said: Hashable) -> int:
         return self._keys.setdefault(said, len(self._keys))
 
-    def _node_key(self, node: ViewNode) -> int:
-        scope, attributes = self.scope, node.proto.attribute
+    def _node_key(self, node: ViewNode, sources: list[int], readers: list[int]) -> int:
+        """``sources``: its inputs. ``readers``: how often nodes of the scope read each tensor."""
+        attributes, known, outside = node.proto.attribute, self.numbers, self.scope.outside_uses
         written: Hashable = ()
         if node.op == "Constant" and not node.domain:
             pass  # the tensor's key and content tell
-        elif any(attribute.type in _BODIES for attribute in attributes):
-            written = node.index
         elif attributes:
-            written = tuple(
-                sorted(attribute.SerializeToString(deterministic=True) for attribute in attributes)
-            )
-        absent = tuple(slot for slot, tensor in enumerate(node.inputs) if tensor.is_empty())
+            if any(attribute.type in _BODIES for attribute in attributes):
+                written = node.index
+            else:
+                written = tuple(sorted([each.SerializeToString(deterministic=True) for each in attributes]))
+        absent: Hashable = ()
+        if -1 in sources:
+            absent = tuple(slot for slot, number in enumerate(sources) if number < 0)
         uses = tuple(
-            -1 if tensor.is_empty() else (len(scope.consumers(tensor)), scope.outside_uses(tensor))
-            for tensor in node.outputs
+            [
+                -1 if (number := known[id(tensor)]) < 0 else (readers[number], outside(tensor))
+                for tensor in node.outputs
+            ]
         )
-        return self._key((node.op, node.domain, len(node.inputs), absent, uses, written))
+        return self._key((node.op, node.domain, len(sources), absent, uses, written))
 
     def _tensor_key(self, tensor: gs.Tensor) -> int:
         scope, name = self.scope, tensor.name

@@ -73,7 +73,7 @@ class Template:
         for step, expr in suite.steps:
             value = self.value(expr)
             if name_steps and isinstance(value, Ref):
-                self.emitter.rename(value.name, step.id)
+                self.emitter.rename({value.name: step.id})
                 value = Ref(step.id)
             self.values[step.id] = value
         return self.value(suite.result)
