@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Collection, Sequence, Set
 from dataclasses import replace
 
+import numpy as np
+
 from onnx_fp16fix.plan.problem import Problem
-from onnx_fp16fix.plan.region import neighbours
 from onnx_fp16fix.plan.scaling import Scaling
 from onnx_fp16fix.plan.seams import Answer
 from onnx_fp16fix.plan.solution import Solution
 from onnx_fp16fix.plan.streams import held_streams
+from onnx_fp16fix.plan.table import Table
 
 __all__ = ["find_parts", "solve_locally", "touching"]
 
@@ -80,31 +81,56 @@ def touching(problem: Problem, places: tuple[frozenset[int], frozenset[int]]) ->
 
 def find_parts(problem: Problem, scaling: Scaling) -> list[frozenset[int]]:
     """Nodes around what is paid for, those that hang together as one."""
-    views = problem.views
+    beside = _Beside(problem.facts.table())
 
     def around(places: tuple[frozenset[int], frozenset[int]]) -> set[int]:
-        chosen = touching(problem, places)
-        new = set(chosen)
-        for _ in range(_RIM):
-            new = set[int]().union(*(neighbours(views[index]) for index in new)) - chosen
-            chosen |= new
-        # what stands between two of them would hold exponents fixed on both sides
-        beside = Counter(index for node in new for index in neighbours(views[node]) - chosen)
-        chosen |= {index for index, count in beside.items() if count > 1}
-        return chosen & problem.nodes
+        return set(beside.around(touching(problem, places))) & problem.nodes
 
     left = around(scaling.tied)
     if len(left) > _WIDE:
         left = around(scaling.paid)
-    found = []
-    for start in sorted(left):
-        part, stack = set[int](), [start]
-        while stack:
-            index = stack.pop()
-            if index in left:
-                left.remove(index)
-                part.add(index)
-                stack += neighbours(views[index])
-        if part:
-            found.append(frozenset(part))
-    return found
+    return beside.parts(sorted(left))
+
+
+class _Beside:
+    """Which nodes make or read the same computed tensors, as a matrix of nodes by tensors."""
+
+    def __init__(self, table: Table) -> None:
+        from scipy.sparse import csr_array
+
+        computed = ~table.constant
+        ends = np.cumsum(np.bincount(table.node[computed], minlength=len(table.starts) - 1))
+        columns = table.value[computed]
+        shape = len(ends), len(table.values)
+        self.uses = csr_array((np.ones(len(columns)), columns, np.concatenate([[0], ends])), shape=shape)
+        self.users = self.uses.T.tocsr()
+
+    def around(self, nodes: Collection[int]) -> list[int]:
+        """The nodes with so many steps around them, and what stands between two of these: it would hold exponents fixed
+        on both sides."""
+        chosen = new = np.zeros(self.uses.shape[0], bool)
+        chosen[list(nodes)] = True
+        for _ in range(_RIM):
+            reached = self.uses @ (self.users @ new.astype(np.float64)) > 0
+            chosen, new = chosen | reached, reached & ~chosen
+        outside = np.flatnonzero(~chosen)
+        between = self.uses[np.flatnonzero(new)] @ self.users[:, outside]
+        chosen[outside[np.bincount(between.indices, minlength=len(outside)) > 1]] = True
+        found: list[int] = np.flatnonzero(chosen).tolist()
+        return found
+
+    def parts(self, nodes: list[int]) -> list[frozenset[int]]:
+        """Those of the nodes that hang together, by the first of each."""
+        from scipy.sparse import csr_array
+        from scipy.sparse.csgraph import connected_components
+
+        # nodes and tensors as one graph: many nodes at one tensor are many links, but not the square of that
+        uses, count = self.uses[nodes], len(nodes)
+        size = count + uses.shape[1]
+        begins = np.concatenate([uses.indptr, np.full(size - count, uses.nnz)])
+        graph = csr_array((uses.data, uses.indices + count, begins), shape=(size, size))
+        _, part = connected_components(graph, directed=False)
+        found: dict[int, list[int]] = {}
+        for index, number in zip(nodes, part[:count].tolist(), strict=True):
+            found.setdefault(number, []).append(index)
+        return [frozenset(part) for part in found.values()]
