@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from fractions import Fraction
+from functools import lru_cache
 
 from onnx_fp16fix.operators.relation import (
     PINNED,
@@ -56,8 +58,16 @@ def _pow(node: NodeFacts) -> Relation:
     exponent = node.constant(1)
     if exponent is None or exponent.size != 1:
         return Relation()
-    degree = Fraction(float(exponent.reshape(-1)[0])).limit_denominator(4)
-    if float(degree) != float(exponent.reshape(-1)[0]) or degree == 0:
+    return _power_of(float(exponent.reshape(-1)[0]))
+
+
+@lru_cache(maxsize=256)
+def _power_of(exponent: float) -> Relation:
+    """That of ``x ** exponent``."""
+    if not math.isfinite(exponent):
+        return Relation()
+    degree = Fraction(exponent).limit_denominator(4)
+    if float(degree) != exponent or degree == 0:
         return Relation()
     sensitive = frozenset({0}) if degree < 0 or degree.denominator > 1 else frozenset[int]()
     return Relation((power(out(), inp(0), degree.numerator, degree.denominator),), sensitive=sensitive)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Literal, Protocol
 
 import numpy.typing as npt
@@ -77,8 +78,12 @@ class Relation:
     """Operands whose exponent need not be 0."""
 
     def __post_init__(self) -> None:
-        named = self.free.union(operand for equation in self.equations for operand, _ in equation)
-        object.__setattr__(self, "movable", named)
+        object.__setattr__(self, "movable", _named(self.free, self.equations))
+
+
+@lru_cache(maxsize=4096)
+def _named(free: frozenset[Operand], equations: tuple[Equation, ...]) -> frozenset[Operand]:
+    return free.union(operand for equation in equations for operand, _ in equation)
 
 
 class NodeFacts(Protocol):

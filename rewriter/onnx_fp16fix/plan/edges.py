@@ -33,13 +33,12 @@ class TensorView:
     """
 
     __slots__ = (
-        "constant", "float", "half", "key", "lowest", "maker", "nodes", "numel", "range", "readers", "size", "slot",
+        "_nodes", "constant", "float", "half", "key", "lowest", "maker", "numel", "range", "readers", "size", "slot",
         "tensor", "typical",
     )  # fmt: skip
     range: TensorRange
     lowest: int | None
     typical: int | None
-    nodes: frozenset[int]
     numel: int
     size: tuple[float, float]
 
@@ -49,6 +48,15 @@ class TensorView:
         self.maker: int | None = None
         self.slot = 0
         self.readers: list[tuple[int, int]] = []
+        self._nodes: frozenset[int] | None = None
+
+    @property
+    def nodes(self) -> frozenset[int]:
+        """See above."""
+        if self._nodes is None:
+            maker = () if self.maker is None else (self.maker,)
+            self._nodes = frozenset(() if self.constant else (*(index for index, _ in self.readers), *maker))
+        return self._nodes
 
 
 class Edge:

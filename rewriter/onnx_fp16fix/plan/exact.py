@@ -104,7 +104,7 @@ def _integer_derived(facts: Facts) -> set[int]:
     """Tensors made from integers and constants by cheap arithmetic alone: positions, sizes, indices."""
     derived: set[int] = set()
     for node in facts.scope.nodes:
-        if node.op not in _SOURCES and not any(id(tensor) in derived for tensor in node.inputs):
+        if node.op not in _SOURCES and not (derived and any(id(t) in derived for t in node.inputs)):
             continue
         floats = [
             t for t in node.inputs if not t.is_empty() and facts.is_float(t) and not facts.is_constant(t)

@@ -52,6 +52,8 @@ class Facts:
     _equal: dict[Hashable, TensorRange] = field(default_factory=dict, init=False)
     """Of small constants, by their values: graphs hold the same biases and epsilons again and again."""
     _constant: dict[int, bool] = field(default_factory=dict, init=False)
+    _whole: dict[int, TensorRange] = field(default_factory=dict, init=False)
+    """Of constants without a zero, or of zeros alone, by identity."""
     _nonzero: dict[int, bool] = field(default_factory=dict, init=False)
     tensors: dict[int, TensorView] = field(default_factory=dict, init=False)
     """By identity, those asked for."""
@@ -139,19 +141,15 @@ class Facts:
 
     def _measure(self, values: list[TensorView]) -> None:
         """What is known of float tensors, of all at once."""
-        self._ranges |= small_ranges(v.tensor for v in values if isinstance(v.tensor, ConstantTensor))
-        for value in values:
-            value.range = self._ranges.get(value.key) or self.range(value.tensor)
-            value.numel = value.range.numel
-            nodes = [] if value.constant else [index for index, _ in value.readers]
-            if value.maker is not None and not value.constant:
-                nodes.append(value.maker)
-            value.nodes = frozenset(nodes)
-        entries = [value.range for value in values]
-        least, most, mean, smallest = (
-            np.array([getattr(entry, name) for entry in entries], float)
-            for name in ("minimum", "maximum", "mean_abs", "smallest")
-        )
+        self._whole = small_ranges(v.tensor for v in values if isinstance(v.tensor, ConstantTensor))
+        self._ranges |= self._whole
+        entries = [self._ranges.get(value.key) or self.range(value.tensor) for value in values]
+        for value, entry in zip(values, entries, strict=True):
+            value.range, value.numel = entry, entry.numel
+        least = np.array([entry.minimum for entry in entries], float)
+        most = np.array([entry.maximum for entry in entries], float)
+        mean = np.array([entry.mean_abs for entry in entries], float)
+        smallest = np.array([entry.smallest for entry in entries], float)
         absmax = np.where(least > most, 0.0, np.maximum(np.abs(least), np.abs(most)))
         margins = np.array([1.0 if value.constant else self.margin for value in values])
         with np.errstate(over="ignore"):
@@ -216,6 +214,8 @@ class Facts:
 
     def is_nonzero(self, tensor: gs.Tensor) -> bool:
         """Whether its values are known, and none is zero."""
+        if (entry := self._whole.get(id(tensor))) is not None:
+            return entry.absmax > 0
         found = self._nonzero.get(id(tensor))
         if found is None:
             values = self.scope.constant(tensor) if self.is_constant(tensor) else None

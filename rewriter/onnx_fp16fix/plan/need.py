@@ -107,9 +107,12 @@ def needs(facts: Facts) -> Need:
             if (value := view.value(inp(slot))) is not None and value.float:
                 need.readers.add((view.node.index, slot))
                 _lower(need, value, _smallest(need, value))
-        found = [smallest[made.key] for made in view.outputs if made is not None and made.key in smallest]
-        if found:
-            _propagate(view, min(found), need)
+        least = math.inf
+        for made in view.outputs:
+            if made is not None and (found := smallest.get(made.key, math.inf)) < least:
+                least = found
+        if least < math.inf:
+            _propagate(view, least, need)
     _follow_guards(need, views)
     need.settle()
     return need
@@ -119,7 +122,12 @@ def _follow_guards(need: Need, views: Sequence[NodeView]) -> None:
     """Carry lower bounds forward to the denominators that need them; nodes in file order."""
     if not need.guards:
         return
+    guarding, guarded = {index for index, _ in need.guards}, need.guarded
     for view in views:
+        if view.node.index not in guarding and not (
+            guarded and any(v and v.key in guarded for v in view.inputs)
+        ):
+            continue
         bounds = []
         for slot, value in enumerate(view.inputs):
             if value is not None and value.key in need.guarded:

@@ -116,7 +116,8 @@ class Draft:
         self.risks = find_risks(facts, self._need, exact)
         seeds = {risk.node for risk in self.risks if only is None or risk.tensor in only} | set(forced)
         if only is None or seeds:  # what joins FP32 nodes may be cheaper in FP32 than behind casts
-            seeds |= {view.node.index for view in views if not view.slots.fp16 and view.operands}
+            table = facts.table()
+            seeds |= set(table.node[~table.fp16[table.node]].tolist())
         nodes = region(facts.table(), seeds)
         self._whole = Problem(facts, views, self._need, nodes, forced, settings.prices, half=frozenset(fp16))
         self._whole.tolerant = overflow_tolerant(facts)

@@ -34,7 +34,9 @@ def overflow_tolerant(facts: Facts) -> frozenset[int]:
         for view in facts.views()
         if view.op in SUMS and sum(value.key in optimistic for value in view.floats[:-1]) > 1
     }
-    return _reverse_pass(facts, candidates, meeting) if meeting else optimistic
+    if not meeting:
+        return optimistic
+    return _reverse_pass(facts, [value for value in candidates if value.key in optimistic], meeting)
 
 
 def _candidates(facts: Facts) -> list[TensorView]:
