@@ -5,8 +5,9 @@ Pattern, guard and template share this form; what each may contain is checked wh
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any, Final
 
 from onnx_fp16fix.language.yaml_source import Place
 
@@ -152,28 +153,32 @@ class Suite:
 
 def walk(expr: Expr) -> Iterator[Expr]:
     """The expression and everything inside it, outermost first."""
-    yield expr
-    for child in children(expr):
-        yield from walk(child)
+    waiting = [expr]
+    while waiting:
+        part = waiting.pop()
+        yield part
+        waiting.extend(reversed(children(part)))
 
 
 def children(expr: Expr) -> tuple[Expr, ...]:
     """Direct parts."""
-    if isinstance(expr, Unary):
-        return (expr.operand,)
-    if isinstance(expr, Binary):
-        return (expr.left, expr.right)
-    if isinstance(expr, Compare):
-        return expr.operands
-    if isinstance(expr, Logic):
-        return expr.values
-    if isinstance(expr, Listing):
-        return expr.items
-    if isinstance(expr, Index):
-        return (expr.value, expr.index)
-    if isinstance(expr, Output):
-        return (expr.call,)
-    if isinstance(expr, Call):
-        names = tuple(name for name in (expr.star, expr.stars) if name is not None)
-        return (*expr.args, *(value for _, value in expr.keywords), *names)
-    return ()
+    parts = _PARTS.get(type(expr))
+    return () if parts is None else parts(expr)
+
+
+def _of_call(call: Call) -> tuple[Expr, ...]:
+    names = tuple([name for name in (call.star, call.stars) if name is not None])
+    return (*call.args, *[value for _, value in call.keywords], *names)
+
+
+_PARTS: Final[dict[type, Callable[[Any], tuple[Expr, ...]]]] = {
+    Unary: lambda expr: (expr.operand,),
+    Binary: lambda expr: (expr.left, expr.right),
+    Compare: lambda expr: expr.operands,
+    Logic: lambda expr: expr.values,
+    Listing: lambda expr: expr.items,
+    Index: lambda expr: (expr.value, expr.index),
+    Output: lambda expr: (expr.call,),
+    Call: _of_call,
+}
+"""The parts of each kind of expression that has any."""

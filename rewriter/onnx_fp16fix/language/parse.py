@@ -120,14 +120,14 @@ class _Reader:
     """Turns allow-listed ``ast`` nodes into ours."""
 
     def __init__(self, source: Scalar) -> None:
-        self.source = source
+        self.at = source.at
         self.lines = None if source.text.isascii() else source.text.split("\n")
 
     def place(self, node: ast.expr | ast.stmt | ast.keyword) -> Place:
         line, column = node.lineno - 1, node.col_offset
         if self.lines is not None:  # ast counts bytes of UTF-8, an editor counts characters
             column = len(self.lines[line].encode()[:column].decode(errors="ignore"))
-        return self.source.at(line, column)
+        return self.at(line, column)
 
     def refuse(self, node: ast.expr | ast.stmt, message: str, code: str = "RULE-SYNTAX") -> _Refused:
         return _Refused(self.place(node).problem(code, message))
