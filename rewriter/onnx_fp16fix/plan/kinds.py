@@ -11,7 +11,7 @@ from onnx_fp16fix.plan.facts import NodeView
 from onnx_fp16fix.plan.plan import Slot
 from onnx_fp16fix.plan.problem import NEVER, Problem
 from onnx_fp16fix.plan.tolerate import passes_overflow
-from onnx_fp16fix.plan.variables import may_shift, price_of_fp32
+from onnx_fp16fix.plan.variables import price_of_fp32
 
 __all__ = ["Kinds", "Piece"]
 
@@ -95,7 +95,7 @@ class Kinds:
             region.facts, view.node, edge.slot, region.tolerant
         )
         slot = view.node.index, edge.slot
-        shift = edge.value.numel if may_shift(region, view, edge) else None
+        shift = edge.value.numel if slot in region.shiftable else None
         room = region.rooms.operand(slot, edge.value.key)
         return edge.either, tolerant, shift, room, slot in region.need.readers
 

@@ -8,8 +8,8 @@ import numpy as np
 
 from onnx_fp16fix.plan.intervals import Intervals
 from onnx_fp16fix.plan.problem import Problem
+from onnx_fp16fix.plan.shifts import may_shift
 from onnx_fp16fix.plan.table import Bools, Ints, spans
-from onnx_fp16fix.plan.variables import may_shift
 
 __all__ = ["Numbering"]
 
@@ -127,10 +127,5 @@ class Numbering:
         return found
 
     def _linkable(self, own: Bools) -> Ints:
-        views, found = self.problem.views, []
-        for place in np.flatnonzero(self.reads & ~own).tolist():
-            view = views[self.node[place]]
-            operand = view.operands[place - self.begins[self.place[place]]]
-            if may_shift(self.problem, view, view.edges[operand]):
-                found.append(place)
-        return np.array(found, np.int64)
+        found: Ints = np.flatnonzero(may_shift(self.table, self.problem.region)[self.at] & ~own)
+        return found

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from onnx_fp16fix.operators import out
 from onnx_fp16fix.plan.edges import Edge, TensorView
 from onnx_fp16fix.plan.facts import Facts, NodeView
@@ -13,6 +15,7 @@ from onnx_fp16fix.plan.plan import Slot
 from onnx_fp16fix.plan.prices import Prices
 from onnx_fp16fix.plan.program import Program
 from onnx_fp16fix.plan.room import LIMIT, Rooms
+from onnx_fp16fix.plan.shifts import may_shift
 
 __all__ = ["ALWAYS", "LIMIT", "NEVER", "Problem"]
 
@@ -60,14 +63,34 @@ class Problem:
     """Where ``nodes`` are a piece of a region: all nodes of that."""
     seams: Set[int] = frozenset()
     """Tensors, by identity, of which no casts are counted; see ``seams``."""
+    _shiftable: frozenset[Slot] | None = field(default=None, init=False)
 
     def blank(self, piece: Set[int] | None = None) -> Problem:
         """The same region, or a piece of it, without variables."""
-        return Problem(
+        blank = Problem(
             self.facts, self.views, self.need, self.nodes if piece is None else piece, self.forced, self.prices,
             bound=self.bound, half=self.half, tolerant=self.tolerant, rooms=self.rooms, fixed=self.fixed,
             held=self.held, prone=self.prone, beside=self.beside if piece is None else self.nodes, seams=self.seams,
         )  # fmt: skip
+        if piece is None or not self.beside:
+            blank._shiftable = self.shiftable  # what is beside a piece counts as well
+        return blank
+
+    @property
+    def region(self) -> Set[int]:
+        """Nodes of the region that this is, or is a piece of."""
+        return self.nodes | self.beside
+
+    @property
+    def shiftable(self) -> frozenset[Slot]:
+        """Operands that may get a Mul."""
+        if self._shiftable is None:
+            table = self.facts.table()
+            found = np.flatnonzero(may_shift(table, self.region) & table.at(self.region))
+            self._shiftable = frozenset(
+                zip(table.node[found].tolist(), table.slot[found].tolist(), strict=True)
+            )
+        return self._shiftable
 
     def encloses(self, value: TensorView) -> bool:
         """Whether the exponent of the tensor is free: all that makes and reads it is in the region (what is outside

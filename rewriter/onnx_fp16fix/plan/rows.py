@@ -54,6 +54,7 @@ class _Writer:
     def __init__(self, pieces: Sequence[tuple[Problem, Sequence[int], Sequence[TensorView]]]) -> None:
         self.problem, self.sheet = pieces[0][0], Sheet()
         """What is asked here of the first piece is the same for all."""
+        self.indices = np.array([index for _, nodes, _ in pieces for index in nodes], np.int64)
         self.operands = Operands([(problem, index) for problem, nodes, _ in pieces for index in nodes])
         self.tensors = Tensors([(problem, value) for problem, _, tensors in pieces for value in tensors])
         # keys of rows: piece by piece those of nodes, and of operands within them, then those of tensors
@@ -109,19 +110,15 @@ class _Writer:
     # -- nodes
 
     def _equations(self) -> None:
+        table = self.problem.facts.table()
         nodes, of, at, weights = list[int](), list[int](), list[int](), list[int]()
-        for node, (view, start) in enumerate(
-            zip(self.operands.views, self.operands.starts.tolist(), strict=True)
-        ):
-            if not view.relation.equations:
-                continue
-            place = dict(zip(view.edges, range(start, start + len(view.edges)), strict=True))
-            for equation in view.relation.equations:
-                for operand, weight in equation:
-                    if operand in place:
-                        of.append(len(nodes))
-                        at.append(place[operand])
-                        weights.append(weight)
+        forms, starts = table.form[self.indices].tolist(), self.operands.starts.tolist()
+        for node, (form, start) in enumerate(zip(forms, starts, strict=True)):
+            for equation in table.forms[form].equations:
+                of += (len(nodes),) * len(equation)
+                for place, weight in equation:
+                    at.append(start + place)
+                    weights.append(weight)
                 nodes.append(node)
         exponents = self.seen.at(at)
         columns = np.stack([exponents.variable, exponents.shift], axis=1).reshape(-1)

@@ -43,7 +43,9 @@ class Table:
 
     By operand: ``node``; ``slot``; ``value``: number of its tensor; ``reads``, ``half``, ``either``, ``movable`` as
     ``Edge`` has them; ``constant``: whether its tensor is; ``saturating``: whether it may overflow without harm;
-    ``tied``: whether its exponent depends on others that no constant absorbs. By tensor, in the order of ``values``:
+    ``tied``: whether its exponent depends on others that no constant absorbs; ``turns``: whether no constant and no
+    result alone makes up for another exponent of it; ``joins``: whether it needs the exponent of another computed one.
+    By tensor, in the order of ``values``:
     ``sizes``; ``maker``: the node that makes it, -1 for none; ``made_half``: whether as FP16 where that runs in FP16.
     By node: ``fp16``, whether it can run in FP16; ``form``: number of what it says in ``forms``. ``inner``: nodes with
     values inside the kernel that must fit.
@@ -57,12 +59,13 @@ class Table:
         self.inner, self.forms = rows.inner, rows.forms
         self.form = np.array(rows.of, np.int64)
         self.fp16 = np.array([form.fp16 for form in rows.forms], bool)[self.form]
-        flags = np.array(rows.flags, bool).reshape(-1, 6)
+        flags = np.array(rows.flags, bool).reshape(-1, 8)
         count, at = spans(np.array(rows.begins, np.int64), self.form)
         self.starts = np.concatenate([[0], np.cumsum(count)])
         self.node = np.repeat(np.arange(len(views)), count)
         self.slot = np.array(rows.slots, np.int64)[at]
-        self.reads, self.half, self.either, self.movable, self.saturating, self.tied = flags[at].T
+        self.reads, self.half, self.either, self.movable, self.saturating, self.tied = flags[at, :6].T
+        self.turns, self.joins = flags[at, 6:].T
         number = self.number
         self.value: Ints = np.array([number[value.key] for view in views for value in view.floats], np.int64)
         self.constant = np.array([value.constant for value in values], bool)[self.value]
@@ -139,7 +142,9 @@ class _Rows:
             slot = operand[1]
             self.slots.append(slot)
             saturating = reads and slot in relation.saturating
-            self.flags.append((reads, half, either, operand in relation.movable, saturating, operand in tied))
+            movable = operand in relation.movable
+            shifts = _turns(view, operand), _joins(view, operand)
+            self.flags.append((reads, half, either, movable, saturating, operand in tied, *shifts))
         self.begins.append(len(self.slots))
 
 
@@ -152,6 +157,34 @@ def tied_operands(view: NodeView) -> dict[Operand, TensorView]:
         if len(found) > 1 and all(value is not None and not value.constant for _, value in found):
             tied |= {operand: value for operand, value in found if value is not None}
     return tied
+
+
+def _turns(view: NodeView, operand: Operand) -> bool:
+    """See ``Table.turns``."""
+    relation, computed = view.relation, _computed(view)
+    equations = [equation for equation in relation.equations if any(o == operand for o, _ in equation)]
+    return operand not in relation.free and (
+        not equations  # pinned
+        or any(
+            any(o != operand and o in computed for o, _ in equation) or any(abs(w) != 1 for _, w in equation)
+            for equation in equations
+        )
+    )
+
+
+def _joins(view: NodeView, operand: Operand) -> bool:
+    """See ``Table.joins``."""
+    free = view.relation.free
+    return operand not in free and len(_computed(view) - free) > 1
+
+
+def _computed(view: NodeView) -> set[Operand]:
+    """What the node reads that is no constant."""
+    return {
+        operand
+        for operand, value in zip(view.operands, view.floats, strict=True)
+        if operand[0] == "in" and not value.constant
+    }
 
 
 def spans(begins: Ints, of: Ints) -> tuple[Ints, Ints]:

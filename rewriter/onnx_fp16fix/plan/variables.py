@@ -18,7 +18,6 @@ __all__ = [
     "constant_range",
     "exponent_range",
     "largest_exponent",
-    "may_shift",
     "moved_by",
     "node_variables",
     "price_of_fp32",
@@ -65,42 +64,8 @@ def node_variables(problem: Problem, index: int) -> None:
         if edge.value.constant:
             if edge.movable:
                 problem.constant[slot] = _exponent_variable(problem, constant_range(problem, edge, index))
-        elif may_shift(problem, view, edge):
+        elif slot in problem.shiftable:
             problem.shift[slot] = _shift_variable(problem, edge.value)
-
-
-def may_shift(problem: Problem, view: NodeView, edge: Edge) -> bool:
-    """Whether a Mul on this operand can do what no Mul behind the node does as well.
-
-    Not where the node passes the scale on to its result, or absorbs it: a constant weight or a Mul further up or down
-    then serves. Except behind a node whose result has a fixed scale, where there is no other place; and where a tensor
-    that others read too is joined with another, as at each Add of a residual stream: one Mul there changes the scale
-    of the stream from that point on, where every reader behind it would need a Mul of its own.
-    """
-    relation, operand, maker = view.relation, edge.operand, edge.value.maker
-    if maker is None or (maker not in problem.nodes and maker not in problem.beside):
-        return True
-    if not problem.made_at(edge.value).movable:
-        return True
-    if operand in relation.free:
-        return False
-    if len(edge.value.readers) > 1 and _joins(view):
-        return True
-    equations = [equation for equation in relation.equations if any(o == operand for o, _ in equation)]
-    if not equations:
-        return True  # pinned
-    for equation in equations:
-        others = [o for o, _ in equation if o != operand and o[0] == "in"]
-        variable = [o for o in others if (e := view.edges.get(o)) is not None and not e.value.constant]
-        if variable or any(abs(weight) != 1 for _, weight in equation):
-            return True
-    return False
-
-
-def _joins(view: NodeView) -> bool:
-    """Whether the node needs several computed operands at one scale."""
-    free = view.relation.free
-    return sum(e.reads and not e.value.constant and o not in free for o, e in view.edges.items()) > 1
 
 
 def moved_by(problem: Problem, view: NodeView) -> int | None:
