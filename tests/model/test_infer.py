@@ -39,6 +39,16 @@ def test_small_shape_constants_are_kept() -> None:
     assert types.get((), "h").shape[:2] == (2, 3)
 
 
+def test_floats_that_sizes_depend_on_are_kept() -> None:
+    proto = parsed("""g (float[1,3,4,4] x) => (float[1,3,8,8] y, float[7] z)
+        <float[4] factors = {1, 1, 2, 2}, float zero = {0}, float end = {3.5}, float step = {0.5}>
+        { y = Resize <mode = "nearest"> (x, , factors)  z = Range(zero, end, step) }""")
+    for info in proto.graph.output:
+        info.type.tensor_type.ClearField("shape")
+    types = infer_types(wrap_model(proto))
+    assert (types.get((), "y").shape, types.get((), "z").shape) == ((1, 3, 8, 8), (7,))
+
+
 def test_symbolic_and_unknown_sizes() -> None:
     types = infer_types(wrap_model(parsed("g (float[n, ?, 3] x) => (float[a, b, c] y) { y = Relu(x) }")))
     assert types.get((), "x").shape in (("n", None, 3), ("n", "?", 3))
