@@ -94,8 +94,7 @@ def convert(
         choose_slots(state, fp32 if whole else (bodies or {}).get(view.path))
         classify(state)
     for state in states.values():
-        for node in state.scope.nodes:
-            _type_node(state, node)
+        _type_nodes(state)
     for state in states.values():
         _finish_constants(state)
     main = states[scope.path].patch.replaced_initializers
@@ -114,26 +113,31 @@ def convert(
     )
 
 
-def _type_node(state: State, node: ViewNode) -> None:
-    slots, floats, made_half = state.slots[node.index], state.shared.floats, state.half
-    either, own = state.either.get(node.index, ()), state.outer is None
-    constants, stored = state.shared.constants, state.stored
-    inputs = [tensor.name for tensor in node.inputs]
-    for slot, tensor in enumerate(node.inputs):
-        if (key := id(tensor)) in floats:
-            half = key in made_half if slot in either else slot in slots.inputs
-            if own and half == (key in made_half) and key not in constants and key not in stored:
-                continue  # most operands: read as they are made
-            inputs[slot] = _operand(state, tensor, half=half)
-    outputs = [tensor.name for tensor in node.outputs]
-    state.names.append((inputs, outputs))
-    for slot, tensor in enumerate(node.outputs):
-        if id(tensor) in made_half:
-            _update_value_info(state, tensor)
-        if id(tensor) in state.stored:
-            outputs[slot] = state.stored[id(tensor)]
-            promised = TensorProto.FLOAT if id(tensor) in state.half else state.shared.half.elem_type
-            _add_cast(state, state.stored[id(tensor)], tensor.name, promised, node.index + 1)
+def _type_nodes(state: State) -> None:
+    """What each node reads and makes, with the Casts that takes."""
+    floats, constants, made_half, stored = (
+        state.shared.floats, state.shared.constants, state.half, state.stored,
+    )  # fmt: skip
+    own = state.outer is None
+    for node, slots in zip(state.scope.nodes, state.slots, strict=True):
+        either, read = state.either.get(node.index, ()), slots.inputs
+        inputs = [tensor.name for tensor in node.inputs]
+        for slot, tensor in enumerate(node.inputs):
+            if (key := id(tensor)) in floats:
+                made = key in made_half
+                half = made if slot in either else slot in read
+                if own and half == made and key not in constants and key not in stored:
+                    continue  # most operands: read as they are made
+                inputs[slot] = _operand(state, tensor, half=half)
+        outputs = [tensor.name for tensor in node.outputs]
+        state.names.append((inputs, outputs))
+        for slot, tensor in enumerate(node.outputs) if state.infos or stored else ():
+            if (key := id(tensor)) in made_half:
+                _update_value_info(state, tensor)
+            if key in stored:
+                outputs[slot] = stored[key]
+                promised = TensorProto.FLOAT if key in made_half else state.shared.half.elem_type
+                _add_cast(state, stored[key], tensor.name, promised, node.index + 1)
 
 
 def _operand(state: State, tensor: gs.Tensor, *, half: bool) -> str:
@@ -222,11 +226,10 @@ def _half(state: State, key: int, tensor: gs.Tensor, fresh: str) -> Wanted:
 
 def _rewrite_nodes(state: State, equal: Mapping[str, str]) -> None:
     """Nodes that read or make other names than before, or whose type is an attribute."""
-    rename, patch, bodies = state.shared.rename, state.patch, state.scope.bodies
+    patch, bodies = state.patch, state.scope.bodies
+    final = {old: equal.get(new, new) for old, new in state.shared.rename.items()} | dict(equal)
     for node, (inputs, outputs) in zip(state.scope.nodes, state.names, strict=True):
-        inputs = [rename.get(name, name) for name in inputs]
-        if equal:
-            inputs = [equal.get(name, name) for name in inputs]
+        inputs = [final.get(name, name) for name in inputs]
         if node.index in bodies:
             patch.rewired[node.index] = (inputs, outputs)
             continue

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -40,8 +40,7 @@ class Wanted(NamedTuple):
     guard: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Halved:
+class Halved(NamedTuple):
     """A constant in a 16-bit type; ``overflowed``: a finite element became infinite; ``raised``: one that would have
     vanished became the type's smallest value."""
 

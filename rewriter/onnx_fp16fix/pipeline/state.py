@@ -190,6 +190,8 @@ def _as_it_is(state: State) -> Rescaled:
 
 def _moved(exponents: Mapping[str, int], before: Model, after: Model) -> dict[str, int]:
     """Exponents with the places that bodies have in ``after``: nodes were inserted before them."""
+    if not any(scope.parent for scope in before.scopes()):
+        return dict(exponents)
     places = {old.path: new.path for old, new in zip(before.scopes(), after.scopes(), strict=True)}
     keys = {tensor_key(old, ""): tensor_key(new, "") for old, new in places.items() if old}
     moved = {}
