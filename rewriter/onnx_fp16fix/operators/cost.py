@@ -25,7 +25,8 @@ def flops(node: NodeFacts) -> float:
     if node.op in ("MatMul", "Gemm", "FusedMatMul", "FusedGemm"):
         data = node.shape(inp(0))
         first = -2 if node.op == "FusedMatMul" else 0
-        inner = data[first] if node.attrs.get("transA") and len(data) > 1 else (data[-1] if data else 0)
+        turned = node.op != "MatMul" and node.attrs.get("transA") and len(data) > 1
+        inner = data[first] if turned else (data[-1] if data else 0)
         return 2.0 * results * inner
     if node.op in ("Conv", "FusedConv", "DeformConv"):
         return 2.0 * results * math.prod(weight[1:])

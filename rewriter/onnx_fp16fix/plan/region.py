@@ -9,7 +9,7 @@ import numpy as np
 from onnx_fp16fix.plan.edges import TensorView
 from onnx_fp16fix.plan.facts import NodeView
 from onnx_fp16fix.plan.need import Need
-from onnx_fp16fix.plan.table import Bools, Table, tied_operands
+from onnx_fp16fix.plan.table import UNKNOWN, Bools, Table, tied_operands
 
 __all__ = ["add_tied", "is_hub", "is_small", "neighbours", "prone_to_fp32", "region"]
 
@@ -47,7 +47,7 @@ def region(table: Table, seeds: Collection[int]) -> frozenset[int]:
     chosen = np.zeros(nodes, bool)
     chosen[list(seeds)] = True
     for _ in range(_RIM):
-        chosen = ties.beside(ties.closed(chosen))
+        chosen = _beside(table, ties.closed(chosen))
     return frozenset(np.flatnonzero(ties.closed(chosen)).tolist())
 
 
@@ -57,12 +57,11 @@ class _Ties:
     def __init__(self, table: Table) -> None:
         self.nodes = len(table.starts) - 1
         computed = ~table.constant
-        self.node, self.value = table.node[computed], table.value[computed]
-        tied = table.tied[computed]
+        node, value, tied = table.node[computed], table.value[computed], table.tied[computed]
         size = self.nodes + len(table.values)
-        start = np.concatenate([self.node[tied], self.value + self.nodes])
+        start = np.concatenate([node[tied], value + self.nodes])
         order = np.argsort(start, kind="stable")
-        self._end = np.concatenate([self.value[tied] + self.nodes, self.node])[order]
+        self._end = np.concatenate([value[tied] + self.nodes, node])[order]
         self._begins = np.concatenate([[0], np.cumsum(np.bincount(start, minlength=size))])
 
     def closed(self, chosen: Bools) -> Bools:
@@ -79,13 +78,14 @@ class _Ties:
         found[reached[reached < self.nodes]] = True
         return found
 
-    def beside(self, chosen: Bools) -> Bools:
-        """The chosen nodes, and those that make or read the same tensors."""
-        touched = np.zeros(len(self._begins) - 1 - self.nodes, bool)
-        touched[self.value[chosen[self.node]]] = True
-        found: Bools = chosen.copy()
-        found[self.node[touched[self.value]]] = True
-        return found
+
+def _beside(table: Table, chosen: Bools) -> Bools:
+    """The chosen nodes, and those that make or read the same computed tensors."""
+    found: Bools = chosen.copy()
+    touched = np.zeros(len(table.values), bool)
+    touched[table.value[chosen[table.node] & ~table.constant]] = True
+    found[table.node[touched[table.value]]] = True
+    return found
 
 
 def add_tied(views: Sequence[NodeView], new: Collection[int], chosen: set[int]) -> set[int]:
@@ -109,29 +109,23 @@ def neighbours(view: NodeView) -> set[int]:
 
 
 def prone_to_fp32(
-    views: Sequence[NodeView], need: Need, nodes: Collection[int], forced: Collection[int]
+    table: Table, need: Need, nodes: Collection[int], forced: Collection[int]
 ) -> frozenset[int]:
     """Nodes that scaling alone may not save, and their neighbours; for all others FP16 needs no alternative.
 
     That is: an operand of fixed scale out of range, a tensor whose small values matter, a tensor with more range
     than FP16 has.
     """
-    prone: set[int] = set()
-    for index in nodes:
-        view = views[index]
-        if index in forced or not view.slots.fp16:
-            prone.add(index)
-            continue
-        for edge in view.edges.values():
-            lowest, typical = edge.value.lowest, edge.value.typical
-            out_of_range = lowest is not None and lowest > (_REACH if edge.movable else 0)
-            too_wide = lowest is not None and typical is not None and lowest > typical + _SPARE_BITS
-            if (
-                out_of_range
-                or too_wide
-                or need.matters(edge.value.key)
-                or (edge.reads and (index, edge.slot) in need.guards)
-            ):
-                prone.add(index)
-                break
-    return frozenset(prone.union(*(neighbours(views[index]) for index in prone)) & set(nodes))
+    inside = np.zeros(len(table.starts) - 1, bool)
+    inside[list(nodes)] = True
+    lowest, typical = table.sizes.lowest[table.value], table.sizes.typical[table.value]
+    wide = (lowest > np.where(table.movable, _REACH, 0)) | (
+        (typical != UNKNOWN) & (lowest > typical + _SPARE_BITS)
+    )
+    doubtful = (wide & (lowest != UNKNOWN)) | table.among(need.limited)[table.value]
+    guards = table.read_in(need.guards)
+    doubtful[guards[guards < len(doubtful)]] = True
+    prone = ~table.fp16
+    prone[[index for index in forced if index in nodes]] = True
+    prone[table.node[doubtful]] = True
+    return frozenset(np.flatnonzero(_beside(table, prone & inside) & inside).tolist())

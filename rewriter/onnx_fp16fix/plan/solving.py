@@ -76,5 +76,5 @@ def _choices(problem: Problem) -> Iterator[Problem]:
     """With the choice of FP32 for nodes that scaling may not save, fewer choices being solved sooner; then for all."""
     problem.bound = largest_exponent(problem)
     nodes = problem.nodes
-    for prone in (prone_to_fp32(problem.views, problem.need, nodes, problem.forced), nodes):
+    for prone in (prone_to_fp32(problem.facts.table(), problem.need, nodes, problem.forced), nodes):
         yield replace(problem, prone=prone)

@@ -81,7 +81,8 @@ def moved_by(problem: Problem, view: NodeView) -> int | None:
 
 def price_of_fp32(view: NodeView, prices: Prices) -> float:
     """What one run of the node costs more in FP32."""
-    numel = sum([edge.value.numel for edge in view.edges.values()])
+    view.facts.views()  # sizes are found for all at once
+    numel = sum([value.numel for value in view.floats])
     return prices.fp32(numel, flops(view), _moves_data(view))
 
 
