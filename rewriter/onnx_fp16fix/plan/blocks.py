@@ -13,6 +13,7 @@ import numpy as np
 
 from onnx_fp16fix.plan.arrays import EQUAL, Arrays, Floats, Ints, stacked
 from onnx_fp16fix.plan.branching import solve_alike
+from onnx_fp16fix.plan.tableau import ranges
 
 __all__ = ["solve_apart"]
 
@@ -44,8 +45,8 @@ def solve_apart(
     if not free.size:
         return known
     blocks, order = _blocks(program, known, free)
-    alike = blocks.alike()
-    unlike = [blocks.block(numbers[0]) for numbers in alike]
+    kinds = blocks.kinds()
+    unlike = [blocks.block(number) for number in np.unique(kinds, return_index=True)[1].tolist()]
     answers = _solved_together(unlike)
     hard = [place for place, answer in enumerate(answers) if answer is None]
     left = sum(len(unlike[place].cost) for place in hard)
@@ -58,9 +59,7 @@ def solve_apart(
         ends = np.cumsum([len(unlike[place].cost) for place in some])
         for place, own in zip(some, np.split(values, ends[:-1]), strict=True):
             answers[place] = own
-    for numbers, answer in zip(alike, answers, strict=True):
-        assert answer is not None
-        known[order[blocks.variables(numbers)]] = answer
+    known[order] = blocks.values(kinds, [answer for answer in answers if answer is not None])
     return known
 
 
@@ -91,22 +90,23 @@ def _fixed(program: Arrays) -> Floats | None:
     known = np.where(p.lower == p.upper, p.lower, np.nan)
     alone = np.bincount(p.columns, minlength=len(known)) == 0
     known[alone] = np.where(p.cost < 0, p.upper, p.lower)[alone]
-    equation = p.row_lower == p.row_upper
+    entries = np.flatnonzero((p.row_lower == p.row_upper)[p.rows])
+    rows, columns, values = p.rows[entries], p.columns[entries], p.values[entries]
     for _ in range(_ROUNDS):
-        unknown = np.isnan(known[p.columns])
-        count = np.bincount(p.rows[unknown], minlength=len(p.row_lower))
-        last = unknown & ((count == 1) & equation)[p.rows]
-        if not last.any():
+        unknown = np.isnan(known)[columns]
+        count = np.bincount(rows[unknown], minlength=len(p.row_lower))
+        last = np.flatnonzero(unknown & (count == 1)[rows])
+        if not last.size:
             break
-        rest = p.row_lower - _sums(p, np.nan_to_num(known))
-        found = rest[p.rows[last]] / p.values[last]
-        columns = p.columns[last]
-        whole = np.where(p.integer[columns], np.rint(found), found)
-        outside = (whole < p.lower[columns] - EQUAL) | (whole > p.upper[columns] + EQUAL)
+        sums = np.bincount(rows, values * np.nan_to_num(known)[columns], minlength=len(p.row_lower))
+        found = (p.row_lower - sums)[rows[last]] / values[last]
+        places = columns[last]
+        whole = np.where(p.integer[places], np.rint(found), found)
+        outside = (whole < p.lower[places] - EQUAL) | (whole > p.upper[places] + EQUAL)
         if outside.any() or (np.abs(whole - found) > EQUAL).any():
             return None
-        known[columns] = whole
-    done = np.bincount(p.rows[np.isnan(known[p.columns])], minlength=len(p.row_lower)) == 0
+        known[places] = whole
+    done = np.bincount(p.rows[np.isnan(known)[p.columns]], minlength=len(p.row_lower)) == 0
     sums = _sums(p, np.nan_to_num(known))[done]
     held = (sums >= p.row_lower[done] - EQUAL) & (sums <= p.row_upper[done] + EQUAL)
     return known if held.all() else None
@@ -168,15 +168,8 @@ class _Blocks:
             p.rows[e], p.columns[e], p.values[e], p.row_lower[r], p.row_upper[r],
         )  # fmt: skip
 
-    def variables(self, numbers: Sequence[int]) -> Ints:
-        """Places of the variables of blocks of one size, a row each."""
-        starts = self._places[0]
-        length = starts[numbers[0] + 1] - starts[numbers[0]]
-        places: Ints = starts[list(numbers), None] + np.arange(length)
-        return places
-
-    def alike(self) -> list[list[int]]:
-        """Their numbers, those of equal ones together."""
+    def kinds(self) -> Ints:
+        """A number for each block: that of all equal ones, in the order of the first of each."""
         p = self._program
         parts = (
             (p.lower, p.upper, p.integer, p.cost),
@@ -185,13 +178,17 @@ class _Blocks:
         )
         spans = []
         for own, places in zip(parts, self._places, strict=True):
-            content = np.stack(own, axis=1).astype(np.float64).tobytes()
+            content = np.stack(own, axis=1, dtype=np.float64).tobytes()
             bounds = (places * (8 * len(own))).tolist()
             spans.append([content[start:end] for start, end in pairwise(bounds)])
-        alike: dict[tuple[bytes, ...], list[int]] = {}
-        for number, span in enumerate(zip(*spans, strict=True)):
-            alike.setdefault(span, []).append(number)
-        return list(alike.values())
+        kinds: dict[tuple[bytes, ...], int] = {}
+        return np.array([kinds.setdefault(span, len(kinds)) for span in zip(*spans, strict=True)], np.int64)
+
+    def values(self, kinds: Ints, answers: Sequence[Floats]) -> Floats:
+        """Values of all variables from those of each kind of block."""
+        lengths = np.array([len(answer) for answer in answers])
+        starts = (np.cumsum(lengths) - lengths)[kinds]
+        return np.concatenate(answers)[ranges(starts, lengths[kinds])]
 
 
 def _by_block(block: Ints, count: int) -> tuple[Ints, Ints, Ints]:

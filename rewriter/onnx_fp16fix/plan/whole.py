@@ -22,9 +22,9 @@ class Whole:
     def __init__(self, programs: Sequence[Arrays]) -> None:
         first = programs[0]
         self._integer, self._count = first.integer, len(first.cost)
+        parts = list(zip(*(program.parts() for program in programs), strict=True))
         self._lower, self._upper, self._cost, values, least, most = (
-            np.stack([part[place] for part in (program.parts() for program in programs)], axis=1)
-            for place in (0, 1, 3, 6, 7, 8)
+            np.concatenate(parts[place]).reshape(len(programs), -1).T.copy() for place in (0, 1, 3, 6, 7, 8)
         )
         above, below = np.isfinite(most[:, 0]), np.isfinite(least[:, 0])
         up, down = np.flatnonzero(above[first.rows]), np.flatnonzero(below[first.rows])
