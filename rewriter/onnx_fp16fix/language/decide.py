@@ -207,7 +207,7 @@ class Decider:
 
 def _made_by(rule: Rule, node: ViewNode) -> bool:
     """Whether the rule wrote this node or what it reads, or left it for what else it makes, in this run or before."""
-    if any(entry.key == METADATA_KEY and entry.value == rule.id for entry in node.proto.metadata_props):
+    written = node.proto.metadata_props
+    if written and any(entry.key == METADATA_KEY and entry.value == rule.id for entry in written):
         return True
-    mark = f"/fp16fix/{rule.id}/"
-    return mark in node.name or any(mark in name for name in (*node.proto.input, *node.proto.output))
+    return f"/fp16fix/{rule.id}/" in "\n".join((node.name, *node.proto.input, *node.proto.output))

@@ -122,13 +122,26 @@ def _item(value: Any, index: Any) -> Any:
 
 
 def _binary(expr: Binary) -> Run:
-    runs, compute, what = [_run(expr.left), _run(expr.right)], _ARITHMETIC[expr.op], f"'{expr.op}'"
+    left, right = _run(expr.left), _run(expr.right)
+    compute, what = _ARITHMETIC[expr.op], f"'{expr.op}'"
+    return lambda source: _computed(compute, (left(source), right(source)), what)
 
-    def run(source: FactSource) -> Any:
-        values = [_float(value(source)) for value in runs]
-        return _unknown(values) or _safe(compute, values, what)
 
-    return run
+def _computed(compute: Callable[..., Any], values: Sequence[Any], what: str) -> Any:
+    """What is computed from these values, of which integers count as floats."""
+    for value in values:
+        if value.__class__ is not float:
+            break
+    else:  # nearly always: only what goes wrong needs a closer look
+        try:
+            result = compute(*values)
+        except (ArithmeticError, ValueError):
+            pass
+        else:
+            if result.__class__ is float and result == result:
+                return result
+    values = [_float(value) for value in values]
+    return _unknown(values) or _safe(compute, values, what)
 
 
 def _float(value: Any) -> Any:
@@ -139,12 +152,7 @@ def _call(expr: Call) -> Run:
     function = expr.function
     if function in MATH:
         runs, compute = [_run(argument) for argument in expr.args], MATH[function][2]
-
-        def run(source: FactSource) -> Any:
-            values = [_float(value(source)) for value in runs]
-            return _unknown(values) or _safe(compute, values, function)
-
-        return run
+        return lambda source: _computed(compute, [run(source) for run in runs], function)
     first, rest = expr.args[0], [_run(argument) for argument in expr.args[1:]]
     if FACTS[function].arguments[0] == "axes":
         subject = _run(first)
