@@ -27,6 +27,10 @@ _CARRIERS = frozenset(
      "GlobalMaxPool", "Resize", "Upsample", "Mul", "Div"}
 )  # fmt: skip
 """Ops that keep channels apart and commute with positive factors of input 0, as they are."""
+_READERS = _CARRIERS | {
+    "Add", "Sub", "Transpose", "Conv", "ConvTranspose", "MatMul", "Gemm", "BatchNormalization",
+}  # fmt: skip
+"""Ops that a chain may go through or end at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +65,15 @@ class Chain:
 def find_chains(scope: ScopeView) -> Iterator[Chain]:
     """All chains of one scope, in node order. A tensor lies in one chain at most."""
     for node in scope.nodes:
-        if not node.domain and node.op in _MAKERS and (chain := _follow(scope, node)) is not None:
+        if node.domain or node.op not in _MAKERS:
+            continue
+        readers = scope.consumers(
+            node.outputs[0]
+        )  # most chains end there: the first look is at what is cheap to see
+        if (
+            all(reader.op in _READERS for reader, _ in readers)
+            and (chain := _follow(scope, node)) is not None
+        ):
             yield chain
 
 
