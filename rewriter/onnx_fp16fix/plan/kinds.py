@@ -10,6 +10,7 @@ from onnx_fp16fix.plan.edges import Edge, TensorView
 from onnx_fp16fix.plan.facts import NodeView
 from onnx_fp16fix.plan.plan import Slot
 from onnx_fp16fix.plan.problem import NEVER, Problem
+from onnx_fp16fix.plan.room import Interval
 from onnx_fp16fix.plan.tolerate import passes_overflow
 from onnx_fp16fix.plan.variables import price_of_fp32
 
@@ -35,6 +36,7 @@ class Kinds:
         self.region = region
         self._numbers: dict[Hashable, int] = {}
         """Of all that was said of a node, an operand or a tensor: kinds made of numbers are small."""
+        self._forms: list[int] = region.facts.table().form.tolist()
 
     def piece(self, nodes: Sequence[int]) -> Piece:
         """The nodes, in rising order, as a piece."""
@@ -48,61 +50,58 @@ class Kinds:
             for edge in view.edges.values():
                 value = edge.value
                 if value.constant:
-                    said.append((edge.operand, edge.movable, *self._constant(view, edge, place)))
+                    said.append(self._constant(view, edge, place))
                     continue
                 number = numbers.get(value.key)
                 if number is None:
                     number = numbers[value.key] = len(numbers)
                     tensors[value.key] = value
                     said.append(self._tensor(value, place))
-                said.append((edge.operand, edge.movable, edge.half, number, *self._read(view, edge)))
+                said.append((number, *self._read(view, edge)) if edge.reads else number)
         known = self._numbers
         kind = tuple([known.setdefault(what, len(known)) for what in said])
         return Piece(tuple(nodes), tuple(tensors.values()), kind)
 
     def _node(self, view: NodeView) -> Hashable:
-        region, index = self.region, view.node.index
+        """What its form does not say of the node and its operands; of values inside the kernel counts the exponent that
+        they need."""
+        region, facts, index = self.region, self.region.facts, view.node.index
         price = None
         if index in region.prone and not region.is_fp32(index):
-            price = price_of_fp32(view, region.prices) * max(1.0, region.facts.runs(index))
-        fixed = region.is_fp32(index), index in region.half
-        return view.op, view.node.domain, self._relation(view), *fixed, price
-
-    def _relation(self, view: NodeView) -> int:
-        """A number for what the relation says; of values inside the kernel counts the exponent that they need."""
-        relation, facts = view.relation, self.region.facts
+            price = price_of_fp32(view, region.prices) * max(1.0, facts.runs(index))
         inner = tuple(
-            (entry.operand, entry.coefficient, facts.lowest_for(entry.magnitude * facts.margin))
-            for entry in relation.inner
-            if entry.magnitude > 0
+            [
+                (entry.operand, entry.coefficient, facts.lowest_for(entry.magnitude * facts.margin))
+                for entry in view.relation.inner
+                if entry.magnitude > 0
+            ]
         )
-        key = relation.equations, relation.free, relation.saturating, inner
-        return self._numbers.setdefault(key, len(self._numbers))
+        return self._forms[index], inner, region.is_fp32(index), index in region.half, price
 
-    def _constant(self, view: NodeView, edge: Edge, place: Mapping[int, int]) -> tuple[Hashable, ...]:
+    def _constant(self, view: NodeView, edge: Edge, place: Mapping[int, int]) -> Hashable:
         """A constant operand; its exponent is the node's own."""
         need, value, slot = self.region.need, edge.value, (view.node.index, edge.slot)
         made = self._maker(value, place) if edge.either else None
-        own = need.guards.get(slot), slot in need.raised, self.region.rooms.operand(slot, value.key)
-        return edge.half, edge.either, made, value.lowest, value.typical, value.numel, *own
+        own = need.guards.get(slot), slot in need.raised, self._room(slot, value)
+        return made, value.lowest, value.typical, value.numel, *own
 
     def _read(self, view: NodeView, edge: Edge) -> tuple[Hashable, ...]:
         """How the node reads a computed tensor."""
-        region = self.region
-        if not edge.reads:
-            return ()
-        tolerant = edge.value.key in region.tolerant and passes_overflow(
+        region, value, slot = self.region, edge.value, (view.node.index, edge.slot)
+        tolerant = value.key in region.tolerant and passes_overflow(
             region.facts, view.node, edge.slot, region.tolerant
         )
-        slot = view.node.index, edge.slot
-        shift = edge.value.numel if slot in region.shiftable else None
-        room = region.rooms.operand(slot, edge.value.key)
-        return edge.either, tolerant, shift, room, slot in region.need.readers
+        shift = value.numel if slot in region.shiftable else None
+        return tolerant, shift, self._room(slot, value), slot in region.need.readers
+
+    def _room(self, slot: Slot, value: TensorView) -> Interval | None:
+        rooms = self.region.rooms
+        return rooms.operand(slot, value.key) if rooms else None
 
     def _tensor(self, value: TensorView, place: Mapping[int, int]) -> Hashable:
         region, need = self.region, self.region.need
         inside = value.nodes <= place.keys() and value.key not in region.held
-        needs = need.matters(value.key) and (need.highest(value.tensor), need.highest_guard(value.tensor))
+        needs = need.matters(value.key) and need.limits(value.key)
         return (
             None if inside else region.fixed.get(value.key, 0),
             self._maker(value, place),
