@@ -67,7 +67,7 @@ def small_ranges(tensors: Iterable[ConstantTensor]) -> dict[int, TensorRange]:
             continue
         stored = proto.raw_data
         if 0 < len(stored) <= 4 * _SMALL:
-            block[id(tensor)] = stored, tuple(proto.dims)
+            block[id(tensor)] = stored, tuple(proto.dims[:])
             size += len(stored)
             if size > _BLOCK:
                 found |= _together(block)
