@@ -112,9 +112,8 @@ class Facts:
 
     def views(self) -> list[NodeView]:
         """All nodes of the scope, in file order."""
-        nodes = self.scope.nodes
-        if len(self._all) != len(nodes):
-            self._all = [self.node_view(node) for node in nodes]
+        if self._measured is None:
+            self._all = [self.node_view(node) for node in self.scope.nodes]
             self._connect()
             self._measure([value for value in self.tensors.values() if value.float])
         return self._all
