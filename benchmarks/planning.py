@@ -218,7 +218,8 @@ def measure(name: str, nodes: int) -> str:
 
     import onnx_fp16fix
     from onnx_fp16fix.pipeline import prepare
-    from onnx_fp16fix.plan import planner, program
+    from onnx_fp16fix.plan import planner
+    from onnx_fp16fix.plan.solver import program
 
     model = MODELS[name](nodes)
     shape = [dim.dim_value for dim in model.graph.input[0].type.tensor_type.shape.dim]

@@ -13,7 +13,7 @@ from onnx_fp16fix.graph import ScopeView, build_view
 from onnx_fp16fix.model import infer_types, wrap_model
 from onnx_fp16fix.model.model import Model
 from onnx_fp16fix.plan import Plan, make_plan
-from onnx_fp16fix.plan.facts import Facts
+from onnx_fp16fix.plan.known.facts import Facts
 from onnx_fp16fix.runtime import open_session
 from onnx_fp16fix.simulate import compare_simulated
 

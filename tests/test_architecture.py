@@ -122,6 +122,30 @@ def test_a_layer_imports_only_what_the_contract_lets_it(layer: str) -> None:
     assert not found, f"docs/architecture.md does not allow {sorted(found)}"
 
 
+def test_the_folders_of_the_planner_import_one_way() -> None:
+    order = re.search(r"^Inside `plan/`: (\w+) -> (\w+) -> (\w+), (\w+)\.$", CONTRACT, re.MULTILINE)
+    assert order is not None, (
+        "docs/architecture.md does not say in which order folders of plan/ import each other"
+    )
+    top, middle, *bottom = order.groups()
+    may = {top: {middle, *bottom}, middle: set(bottom), **{folder: set[str]() for folder in bottom}}
+    used = {
+        (name, target)
+        for name in MODULES
+        for target, _ in imports(name)
+        if name.count(".") == target.count(".") == 2
+        and name.startswith("plan.")
+        and target.startswith("plan.")
+    }
+    assert {name.split(".")[1] for pair in used for name in pair} == set(may)
+    found = {
+        (name, target)
+        for name, target in used
+        if target.split(".")[1] not in may[name.split(".")[1]] | {name.split(".")[1]}
+    }
+    assert not found, f"docs/architecture.md does not allow {sorted(found)}"
+
+
 def test_the_contract_itself_has_no_cycle() -> None:
     assert not [layer for layer, below in allowed().items() if layer in below]
 

@@ -16,7 +16,7 @@ from onnx_fp16fix.emit import Rescaled, convert, rescale
 from onnx_fp16fix.graph import build_view
 from onnx_fp16fix.model import wrap_model
 from onnx_fp16fix.plan import Plan
-from onnx_fp16fix.plan.facts import Facts
+from onnx_fp16fix.plan.known.facts import Facts
 from onnx_fp16fix.runtime import open_session
 
 X = np.float32([0.3, -7.1])

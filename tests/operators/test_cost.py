@@ -11,7 +11,7 @@ from onnx_fp16fix.calibrate import calibrate, open_data
 from onnx_fp16fix.graph import build_view
 from onnx_fp16fix.model import wrap_model
 from onnx_fp16fix.operators import flops
-from onnx_fp16fix.plan.facts import Facts
+from onnx_fp16fix.plan.known.facts import Facts
 
 HEADS = {"x": (2, 3, 4, 8), "k": (2, 3, 5, 8), "v": (2, 3, 5, 6)}
 FLAT = {"x": (2, 4, 24), "k": (2, 5, 24), "v": (2, 5, 18)}

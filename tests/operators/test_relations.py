@@ -13,7 +13,7 @@ from onnx_fp16fix.calibrate.ranges import RangeTable
 from onnx_fp16fix.graph import build_view
 from onnx_fp16fix.model import wrap_model
 from onnx_fp16fix.operators import BY_OPERANDS, OPS, Operand, Relation, contrib, float_slots, inp, relation_of
-from onnx_fp16fix.plan.facts import Facts, NodeView
+from onnx_fp16fix.plan.known.facts import Facts, NodeView
 from operators.cases import CASES
 from operators.one_node import Case
 

@@ -75,7 +75,7 @@ def unsolved(monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("onnx_fp16fix.pipeline.prepare.measure", never)
             patch.setattr("onnx_fp16fix.pipeline.planning.make_plan", never)
-            patch.setattr("onnx_fp16fix.plan.program.Program.solve", never)
+            patch.setattr("onnx_fp16fix.plan.solver.program.Program.solve", never)
             return original(*args, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(repair, "replay", guarded)

@@ -17,7 +17,8 @@ from body_chain import emitted
 from onnx_fp16fix.calibrate import calibrate, open_data
 from onnx_fp16fix.graph import build_view
 from onnx_fp16fix.model import wrap_model
-from onnx_fp16fix.plan import make_plan, region
+from onnx_fp16fix.plan import make_plan
+from onnx_fp16fix.plan.known import region
 from onnx_fp16fix.runtime import open_session
 from onnx_fp16fix.simulate import compare_simulated
 from plan.random_bodies import Held, build_held, feeds, held

@@ -14,8 +14,9 @@ from onnx_fp16fix.calibrate import Dataset, RangeTable, calibrate, open_data
 from onnx_fp16fix.emit import Converted, Rescaled, convert, rescale
 from onnx_fp16fix.graph import build_view
 from onnx_fp16fix.model import wrap_model
-from onnx_fp16fix.plan import Plan, make_plan, region
-from onnx_fp16fix.plan.facts import Facts
+from onnx_fp16fix.plan import Plan, make_plan
+from onnx_fp16fix.plan.known import region
+from onnx_fp16fix.plan.known.facts import Facts
 from onnx_fp16fix.runtime import open_session
 from onnx_fp16fix.simulate import compare_simulated
 from onnx_text import model

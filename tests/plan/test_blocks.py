@@ -7,8 +7,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from onnx_fp16fix.plan import arrays, blocks, program
-from onnx_fp16fix.plan.program import Program
+from onnx_fp16fix.plan.solver import arrays, blocks, program
+from onnx_fp16fix.plan.solver.program import Program
 
 
 def _layered(layers: int, kinds: int, linked: bool = False) -> Program:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from onnx_fp16fix.plan import branching, program
-from onnx_fp16fix.plan.arrays import Arrays
-from onnx_fp16fix.plan.program import Program
+from onnx_fp16fix.plan.solver import branching, program
+from onnx_fp16fix.plan.solver.arrays import Arrays
+from onnx_fp16fix.plan.solver.program import Program
 
 
 def _like_a_layer(seed: int, scale: float = 1.0, *, twice: bool = False) -> Arrays:

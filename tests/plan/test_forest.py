@@ -7,7 +7,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from onnx_fp16fix.plan.forest import Floats, Link, Sum, Tie, cheapest
+from onnx_fp16fix.plan.exponents.forest import Floats, Link, Sum, Tie, cheapest
 
 REACH = 3
 """Values from -3 to 3."""

@@ -18,12 +18,12 @@ from onnx_fp16fix.calibrate import calibrate, open_data
 from onnx_fp16fix.graph import build_view
 from onnx_fp16fix.model import wrap_model
 from onnx_fp16fix.plan import draft_plan
-from onnx_fp16fix.plan.arrays import stacked
-from onnx_fp16fix.plan.build import build_pieces, build_problem
-from onnx_fp16fix.plan.kinds import Kinds, Piece
-from onnx_fp16fix.plan.need import Need
-from onnx_fp16fix.plan.problem import Problem
-from onnx_fp16fix.plan.room import Rooms
+from onnx_fp16fix.plan.known.need import Need
+from onnx_fp16fix.plan.known.room import Rooms
+from onnx_fp16fix.plan.pieces.build import build_pieces, build_problem
+from onnx_fp16fix.plan.pieces.kinds import Kinds, Piece
+from onnx_fp16fix.plan.pieces.problem import Problem
+from onnx_fp16fix.plan.solver.arrays import stacked
 from plan.random_graphs import Step, build, feed, graphs
 
 T = TypeVar("T")

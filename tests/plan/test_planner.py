@@ -7,9 +7,9 @@ import pytest
 
 from onnx_fp16fix.graph import build_view
 from onnx_fp16fix.model import wrap_model
-from onnx_fp16fix.plan.cancel import find_cancellations
-from onnx_fp16fix.plan.facts import Facts
-from onnx_fp16fix.plan.tolerate import overflow_tolerant
+from onnx_fp16fix.plan.known.cancel import find_cancellations
+from onnx_fp16fix.plan.known.facts import Facts
+from onnx_fp16fix.plan.known.tolerate import overflow_tolerant
 from onnx_text import model, planned
 
 X = np.linspace(-3, 3, 32, dtype=np.float32).reshape(4, 8)

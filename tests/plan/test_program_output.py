@@ -9,12 +9,12 @@ import sys
 import numpy as np
 import pytest
 
-from onnx_fp16fix.plan.program import Program
-from onnx_fp16fix.plan.scaling import Unknowns
+from onnx_fp16fix.plan.exponents.scaling import Unknowns
+from onnx_fp16fix.plan.solver.program import Program
 
 TALK = """
 import ctypes
-from onnx_fp16fix.plan.program import _silent_stdout
+from onnx_fp16fix.plan.solver.program import _silent_stdout
 libc = ctypes.CDLL(None)
 with _silent_stdout():
     libc.printf(b"\\nHighs says something\\n")

@@ -7,8 +7,8 @@ import numpy as np
 from onnx_fp16fix.calibrate import RangeTable
 from onnx_fp16fix.graph import build_view
 from onnx_fp16fix.model import wrap_model
-from onnx_fp16fix.plan.facts import Facts
-from onnx_fp16fix.plan.region import region
+from onnx_fp16fix.plan.known.facts import Facts
+from onnx_fp16fix.plan.known.region import region
 from onnx_text import model
 
 

@@ -11,8 +11,8 @@ from onnx_fp16fix.emit import rescale
 from onnx_fp16fix.graph import build_view
 from onnx_fp16fix.model import wrap_model
 from onnx_fp16fix.plan import Plan, make_plan
-from onnx_fp16fix.plan.facts import Facts
-from onnx_fp16fix.plan.room import find_rooms
+from onnx_fp16fix.plan.known.facts import Facts
+from onnx_fp16fix.plan.known.room import find_rooms
 from onnx_fp16fix.runtime import open_session
 from onnx_text import model
 

@@ -11,9 +11,10 @@ from hypothesis import HealthCheck, Phase, example, given, settings
 from onnx_fp16fix.calibrate import calibrate, open_data
 from onnx_fp16fix.graph import build_view
 from onnx_fp16fix.model import wrap_model
-from onnx_fp16fix.plan import Plan, draft_plan, make_plan, planner, region, solving
+from onnx_fp16fix.plan import Plan, draft_plan, make_plan, planner, solving
+from onnx_fp16fix.plan.exponents.ties import Ties
+from onnx_fp16fix.plan.known import region
 from onnx_fp16fix.plan.prices import Prices
-from onnx_fp16fix.plan.ties import Ties
 from onnx_text import model
 from plan.random_graphs import Step, build, feed, graphs
 from plan.rms_stream import rms_stream

@@ -14,10 +14,12 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx_fp16fix.calibrate import calibrate, open_data
 from onnx_fp16fix.graph import build_view
 from onnx_fp16fix.model import wrap_model
-from onnx_fp16fix.plan import Plan, make_plan, region, seams
-from onnx_fp16fix.plan.build import build_problem
-from onnx_fp16fix.plan.kinds import Kinds, Piece
-from onnx_fp16fix.plan.problem import Problem
+from onnx_fp16fix.plan import Plan, make_plan
+from onnx_fp16fix.plan.known import region
+from onnx_fp16fix.plan.pieces import seams
+from onnx_fp16fix.plan.pieces.build import build_problem
+from onnx_fp16fix.plan.pieces.kinds import Kinds, Piece
+from onnx_fp16fix.plan.pieces.problem import Problem
 
 
 def _blocks(count: int, gains: tuple[float, ...], join: bool = False, step: int = 0) -> onnx.ModelProto:

@@ -11,8 +11,11 @@ from onnx import helper, numpy_helper
 from onnx_fp16fix.calibrate import calibrate, open_data
 from onnx_fp16fix.graph import build_view
 from onnx_fp16fix.model import wrap_model
-from onnx_fp16fix.plan import Plan, local, make_plan, region, seams, streams
-from onnx_fp16fix.plan.problem import Problem
+from onnx_fp16fix.plan import Plan, make_plan
+from onnx_fp16fix.plan.exponents import local, streams
+from onnx_fp16fix.plan.known import region
+from onnx_fp16fix.plan.pieces import seams
+from onnx_fp16fix.plan.pieces.problem import Problem
 from plan.rms_stream import rms_stream
 
 

@@ -10,7 +10,7 @@ import onnx_graphsurgeon as gs
 from onnx_fp16fix.graph import ScopeView, ViewNode, border_slots
 from onnx_fp16fix.model import Names, Patch, ScopePath
 from onnx_fp16fix.plan import Plan
-from onnx_fp16fix.plan.facts import Facts
+from onnx_fp16fix.plan.known.facts import Facts
 from onnx_fp16fix.plan.plan import Slot
 
 __all__ = ["Edit", "half_borders"]

@@ -26,7 +26,7 @@ from onnx_fp16fix.model.infer import TensorType
 from onnx_fp16fix.model.model import GraphLike
 from onnx_fp16fix.operators import SCALED_ATTRIBUTES, AttributeScale
 from onnx_fp16fix.plan import Place, Plan
-from onnx_fp16fix.plan.facts import Facts
+from onnx_fp16fix.plan.known.facts import Facts
 from onnx_fp16fix.plan.plan import Slot
 
 __all__ = ["Rescaled", "rescale"]

@@ -15,7 +15,7 @@ from onnx_fp16fix.pipeline.findings import left_findings
 from onnx_fp16fix.pipeline.opset import late_forms
 from onnx_fp16fix.pipeline.prepare import Run, inline_functions
 from onnx_fp16fix.pipeline.state import Emitted, State
-from onnx_fp16fix.plan.bodies import unmeasured
+from onnx_fp16fix.plan.known.bodies import unmeasured
 from onnx_fp16fix.simulate import SimulationReport
 from onnx_fp16fix.verify import Tolerances, verify_models
 from onnx_fp16fix.wording import spelled

@@ -14,8 +14,8 @@ from onnx_fp16fix.graph import GraphView
 from onnx_fp16fix.half import FloatType
 from onnx_fp16fix.pipeline.places import key_of, place_of
 from onnx_fp16fix.pipeline.simulated import error_facts
-from onnx_fp16fix.plan.facts import Facts
-from onnx_fp16fix.plan.tolerate import overflow_tolerant
+from onnx_fp16fix.plan.known.facts import Facts
+from onnx_fp16fix.plan.known.tolerate import overflow_tolerant
 from onnx_fp16fix.simulate import SimulationReport
 from onnx_fp16fix.wording import counted
 

@@ -19,8 +19,8 @@ from onnx_fp16fix.operators import flops
 from onnx_fp16fix.pipeline.prepare import Run
 from onnx_fp16fix.pipeline.state import Emitted, State
 from onnx_fp16fix.plan import Place, Prices
-from onnx_fp16fix.plan.bodies import executions
-from onnx_fp16fix.plan.variables import price_of_fp32
+from onnx_fp16fix.plan.known.bodies import executions
+from onnx_fp16fix.plan.pieces.variables import price_of_fp32
 
 __all__ = ["elements_of_a_run", "measured_islands"]
 

@@ -14,7 +14,7 @@ from onnx_fp16fix.pipeline.headroom import roomy, spacious
 from onnx_fp16fix.pipeline.prepare import Run
 from onnx_fp16fix.pipeline.state import State, by_scope
 from onnx_fp16fix.plan import Place, Plan, draft_plan, make_plan
-from onnx_fp16fix.plan.bodies import executions
+from onnx_fp16fix.plan.known.bodies import executions
 from onnx_fp16fix.wording import spelled
 
 __all__ = ["budget_findings", "planned", "settle", "with_headroom", "with_spare"]

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 from onnx_fp16fix.graph import ScopeView, ViewNode
 from onnx_fp16fix.plan import Place
-from onnx_fp16fix.plan.bodies import state_updates
-from onnx_fp16fix.plan.cancel import find_cancellations
-from onnx_fp16fix.plan.facts import Facts
+from onnx_fp16fix.plan.known.bodies import state_updates
+from onnx_fp16fix.plan.known.cancel import find_cancellations
+from onnx_fp16fix.plan.known.facts import Facts
 
 __all__ = ["Measured", "Suspect", "refine", "suspects"]
 

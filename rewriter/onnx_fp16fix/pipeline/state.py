@@ -23,7 +23,7 @@ from onnx_fp16fix.pipeline.headroom import Analysis
 from onnx_fp16fix.pipeline.lock import Step
 from onnx_fp16fix.pipeline.prepare import Run
 from onnx_fp16fix.plan import Draft, Place, Plan
-from onnx_fp16fix.plan.facts import Facts
+from onnx_fp16fix.plan.known.facts import Facts
 from onnx_fp16fix.sidecar import named_layers, sidecar_texts
 from onnx_fp16fix.wording import counted, spelled
 

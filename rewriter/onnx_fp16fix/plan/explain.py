@@ -6,9 +6,9 @@ from collections.abc import Mapping
 
 from onnx_fp16fix.half import FloatType
 from onnx_fp16fix.operators import first_opset, has_kernel, inp, out
-from onnx_fp16fix.plan.facts import NodeView
+from onnx_fp16fix.plan.known.facts import NodeView
+from onnx_fp16fix.plan.pieces.problem import Problem
 from onnx_fp16fix.plan.plan import Slot
-from onnx_fp16fix.plan.problem import Problem
 
 __all__ = ["reason_for_fp32", "reason_for_mul"]
 

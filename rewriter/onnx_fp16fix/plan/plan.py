@@ -6,14 +6,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from onnx_fp16fix.model import ScopePath
-from onnx_fp16fix.plan.risk import Risk
+from onnx_fp16fix.plan.known.edges import Slot
+from onnx_fp16fix.plan.known.risk import Risk
 
 __all__ = ["Place", "Plan", "Slot"]
 
 Place = tuple[ScopePath, int]
 """A node: its scope and its index there."""
-Slot = tuple[int, int]
-"""(index of the node in its scope, input slot)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,26 +10,26 @@ from onnx_fp16fix.graph import ScopeView
 from onnx_fp16fix.half import FP16, FloatType
 from onnx_fp16fix.model import ScopePath
 from onnx_fp16fix.operators import flops
-from onnx_fp16fix.plan.bodies import deciding, joined, long_sums, untyped
-from onnx_fp16fix.plan.exact import exact_nodes
 from onnx_fp16fix.plan.explain import reason_for_fp32, reason_for_mul
-from onnx_fp16fix.plan.facts import Facts, NodeView
-from onnx_fp16fix.plan.joint import JointFacts
-from onnx_fp16fix.plan.local import find_parts, touching
-from onnx_fp16fix.plan.need import Need, needs
+from onnx_fp16fix.plan.exponents.local import find_parts, touching
+from onnx_fp16fix.plan.exponents.scaling import scale_alone
+from onnx_fp16fix.plan.exponents.unpaid import places_that_pay
+from onnx_fp16fix.plan.known.bodies import deciding, joined, long_sums, untyped
+from onnx_fp16fix.plan.known.exact import exact_nodes
+from onnx_fp16fix.plan.known.facts import Facts, NodeView
+from onnx_fp16fix.plan.known.joint import JointFacts
+from onnx_fp16fix.plan.known.need import Need, needs
+from onnx_fp16fix.plan.known.region import is_small, region
+from onnx_fp16fix.plan.known.risk import Risk, find_risks
+from onnx_fp16fix.plan.known.room import find_rooms
+from onnx_fp16fix.plan.known.tolerate import overflow_tolerant
+from onnx_fp16fix.plan.pieces.problem import Problem
+from onnx_fp16fix.plan.pieces.solution import Solution
+from onnx_fp16fix.plan.pieces.variables import largest_exponent
 from onnx_fp16fix.plan.plan import Place, Plan
 from onnx_fp16fix.plan.prices import Prices
-from onnx_fp16fix.plan.problem import Problem
-from onnx_fp16fix.plan.region import is_small, region
-from onnx_fp16fix.plan.risk import Risk, find_risks
-from onnx_fp16fix.plan.room import find_rooms
-from onnx_fp16fix.plan.scaling import scale_alone
-from onnx_fp16fix.plan.solution import Solution
 from onnx_fp16fix.plan.solving import Settings, solved
 from onnx_fp16fix.plan.split import split
-from onnx_fp16fix.plan.tolerate import overflow_tolerant
-from onnx_fp16fix.plan.unpaid import places_that_pay
-from onnx_fp16fix.plan.variables import largest_exponent
 
 __all__ = ["Draft", "draft_plan", "make_plan"]
 

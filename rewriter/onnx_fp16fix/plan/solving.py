@@ -6,15 +6,15 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from onnx_fp16fix.plan.build import build_problem
-from onnx_fp16fix.plan.local import solve_locally
+from onnx_fp16fix.plan.exponents.local import solve_locally
+from onnx_fp16fix.plan.exponents.scaling import Scaling
+from onnx_fp16fix.plan.known.region import is_small, prone_to_fp32
+from onnx_fp16fix.plan.pieces.build import build_problem
+from onnx_fp16fix.plan.pieces.problem import Problem
+from onnx_fp16fix.plan.pieces.seams import Answer, solve_in_pieces
+from onnx_fp16fix.plan.pieces.solution import Solution
+from onnx_fp16fix.plan.pieces.variables import largest_exponent
 from onnx_fp16fix.plan.prices import Prices
-from onnx_fp16fix.plan.problem import Problem
-from onnx_fp16fix.plan.region import is_small, prone_to_fp32
-from onnx_fp16fix.plan.scaling import Scaling
-from onnx_fp16fix.plan.seams import Answer, solve_in_pieces
-from onnx_fp16fix.plan.solution import Solution
-from onnx_fp16fix.plan.variables import largest_exponent
 
 __all__ = ["Settings", "solved"]
 

@@ -11,10 +11,10 @@ from onnx_fp16fix.calibrate.ranges import tensor_key
 from onnx_fp16fix.graph import ScopeView, body_values
 from onnx_fp16fix.model import ScopePath
 from onnx_fp16fix.operators import flops
-from onnx_fp16fix.plan.facts import Facts, NodeView
-from onnx_fp16fix.plan.joint import JointFacts, JointScope
+from onnx_fp16fix.plan.known.facts import Facts, NodeView
+from onnx_fp16fix.plan.known.joint import JointFacts, JointScope
+from onnx_fp16fix.plan.known.risk import Risk
 from onnx_fp16fix.plan.plan import Plan, Slot
-from onnx_fp16fix.plan.risk import Risk
 
 __all__ = ["split"]
 

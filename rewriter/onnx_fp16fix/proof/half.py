@@ -17,7 +17,7 @@ from onnx_fp16fix.language.expression import Call, Member, walk
 from onnx_fp16fix.language.rule import Rule
 from onnx_fp16fix.model import Model
 from onnx_fp16fix.plan import make_plan
-from onnx_fp16fix.plan.facts import Facts
+from onnx_fp16fix.plan.known.facts import Facts
 from onnx_fp16fix.proof.inputs import Sample
 from onnx_fp16fix.proof.trial import Trial, everything
 from onnx_fp16fix.runtime import Array
