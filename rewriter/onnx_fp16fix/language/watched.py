@@ -16,22 +16,22 @@ class WatchedScope(ScopeView):
     """``asked``: tensors that anything but identity was asked of; ``read``: constants whose values were read."""
 
     def __init__(self, scope: ScopeView) -> None:
-        self.__dict__.update(scope.__dict__)
+        self.__dict__.update(scope.__dict__)  # what is found on demand, the origin finds once for all
         self.origin = scope
         self.asked: dict[int, gs.Tensor] = {}
         self.read: dict[int, gs.Tensor] = {}
 
     def producer(self, tensor: gs.Tensor) -> ViewNode | None:
         self.asked[id(tensor)] = tensor
-        return self._producers.get(id(tensor))
+        return self.origin.producer(tensor)
 
     def consumers(self, tensor: gs.Tensor) -> list[tuple[ViewNode, int]]:
         self.asked[id(tensor)] = tensor
-        return self._consumers.get(id(tensor), [])
+        return self.origin.consumers(tensor)
 
     def outside_uses(self, tensor: gs.Tensor) -> int:
         self.asked[id(tensor)] = tensor
-        return self._outside.get(id(tensor), 0)
+        return self.origin.outside_uses(tensor)
 
     def dtype(self, name: str) -> int:
         self._name(name)
