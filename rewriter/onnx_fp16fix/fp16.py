@@ -34,7 +34,8 @@ def to_float16(values: npt.NDArray[Any]) -> npt.NDArray[np.float16]:
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         if values.dtype in (np.float32, np.float64) and (small := np.abs(values) < MIN_NORMAL).any():
             # numpy sets a flag for each value that loses bits there, which takes ten times as long as to round it
-            values = np.where(small, np.rint(values * 2.0**24) * TINY, values)
+            values = values.copy()
+            values[small] = np.rint(values[small] * 2.0**24) * TINY
         return values.astype(np.float16)
 
 
